@@ -1,0 +1,165 @@
+"""The one tree of errors that cross the front door.
+
+Rules: bad input raises one of these, with a sentence that has the numbers in it, fields for programs, and a hint that
+says what to do next. An impossible state asserts. Verification never raises: it yields findings. The command line
+turns `exit_code` into the process's own. This file knows nothing of terminals, files or LMDB.
+
+    LedgerError                    1  refused or failed
+      BadInput                     1  a value, id, name or configuration that cannot be accepted
+        NotStorable                1  a value that has no place in a canonical document
+      NotFound                     1  no such run, stream, seq
+      CannotOpen                   1  the directory, its permissions, its file system, its format
+      Damaged                      3  bytes that are not what was written
+      StoreFull                    1  no room: nothing of the append was written
+      OutcomeUnknown               5  an append that may or may not have been written
+      Forked                       1  used in a child process after fork
+      Closed                       1  used after close
+      Refused                      1  a decision said no; nothing was written
+        KeyConflict                5  one idempotency key, two different requests
+        Fenced                     5  a later epoch owns the step
+      Diverged                     4  the code no longer does what was recorded
+      InDoubt                      5  an outside effect whose outcome nobody knows
+      RunFailed                    1  the agent's own failure, as `Result.raise_for_status` gives it
+    AgentError                        raised by, or into, agent code; never by the log
+      RetryableAgentError             the agent asks for another attempt
+      NonRetryableAgentError          the agent says that another attempt is pointless
+      ToolFailed                      a tool's recorded failure, the same live and replayed
+      ModelFailed                     a model's recorded failure, the same live and replayed
+    NoEffect                          raised by a tool: nothing happened outside
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class LedgerError(Exception):
+    """Base of what the runtime raises at its users.
+
+    `sentence` says what happened, `hint` what to do next, `fields` holds the same facts for programs.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, sentence: str, *, hint: str = "", **fields: Any) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.hint = hint
+        self.fields = fields
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.hint}".rstrip()
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as the command line's `--json` prints it."""
+        return {"error": type(self).__name__, "message": self.sentence, "hint": self.hint, **self.fields}
+
+
+class BadInput(LedgerError, ValueError):
+    """A value, id, name or configuration that cannot be accepted; nothing was written."""
+
+
+class NotStorable(BadInput):
+    """A value that the canonical encoding has no place for (see `codec`)."""
+
+
+class NotFound(LedgerError, LookupError):
+    """No such run, stream or event."""
+
+
+class CannotOpen(LedgerError):
+    """A ledger that cannot be opened here and now, through no fault of its bytes."""
+
+
+class Damaged(LedgerError):
+    """Stored bytes are not what was written."""
+
+    exit_code = 3
+
+
+class StoreFull(LedgerError):
+    """No room on the device: the append was refused whole, the log is as it was."""
+
+
+class OutcomeUnknown(LedgerError):
+    """The device failed at the commit and could not be asked afterwards."""
+
+    exit_code = 5
+
+
+class Forked(LedgerError):
+    """An open ledger crossed a fork; LMDB forbids its use in the child."""
+
+
+class Closed(LedgerError):
+    """The ledger was closed."""
+
+
+class Refused(LedgerError):
+    """A decision said no. Nothing was written."""
+
+
+class KeyConflict(Refused):
+    """The same idempotency key with another request."""
+
+    exit_code = 5
+
+
+class Fenced(Refused):
+    """A later epoch owns the step, or it was cancelled: this worker may change nothing more."""
+
+    exit_code = 5
+
+
+class Diverged(LedgerError):
+    """The code no longer attempts what was recorded; `divergence` holds the difference as data."""
+
+    exit_code = 4
+
+    def __init__(self, sentence: str, *, hint: str = "", divergence: Any = None, **fields: Any) -> None:
+        super().__init__(sentence, hint=hint, **fields)
+        self.divergence = divergence
+
+
+class InDoubt(LedgerError):
+    """An outside effect whose outcome nobody knows: never retried by itself."""
+
+    exit_code = 5
+
+
+class RunFailed(LedgerError):
+    """The agent failed; `error_type` and `message` are the recorded ones."""
+
+
+class AgentError(Exception):
+    """Base of what passes between the runtime and agent code."""
+
+
+class RetryableAgentError(AgentError):
+    """Raised by an agent whose step may be tried again."""
+
+
+class NonRetryableAgentError(AgentError):
+    """Raised by an agent whose step must not be tried again."""
+
+
+class EffectFailed(AgentError):
+    """A recorded failure, normalised to a type name and a message: stack traces and objects do not replay."""
+
+    def __init__(self, name: str, error_type: str, message: str) -> None:
+        super().__init__(f"{name}: {error_type}: {message}" if message else f"{name}: {error_type}")
+        self.name = name
+        self.error_type = error_type
+        self.message = message
+
+
+class ToolFailed(EffectFailed):
+    """A tool call that failed, for good."""
+
+
+class ModelFailed(EffectFailed):
+    """A model call that failed, for good."""
+
+
+class NoEffect(Exception):
+    """Raised by a tool, or by its `verify` hook: nothing happened outside, so trying again is safe."""

@@ -1,0 +1,9 @@
+"""Event bodies by family, and their registry: what can happen in a ledger.
+
+A new event type is one class in its family's file. Importing this package registers them all.
+"""
+
+from ledger_core.events import effect, ledger, run, step
+from ledger_core.events.base import FORGOTTEN, REGISTRY, UNREAD, Body, EventType, Missing, Unknown
+
+__all__ = ["FORGOTTEN", "REGISTRY", "UNREAD", "Body", "EventType", "Missing", "Unknown", "effect", "ledger", "run", "step"]

@@ -1,0 +1,24 @@
+"""Events of the ledger's own stream: its creation, and what was forgotten."""
+
+from __future__ import annotations
+
+from ledger_core.events.base import Body, content, event, fact
+
+STREAM = "ledger"
+
+
+@event("ledger_created", critical=True)
+class LedgerCreated(Body):
+    """The first event of every log. The ledger's id is in the chain itself: its previous hash commits to it."""
+
+    ledger: bytes = fact()
+    created_by: str = fact()
+    """Name and version of the program."""
+
+
+@event("content_forgotten")
+class ContentForgotten(Body):
+    """A stream's key is to be destroyed; written before it is, so that a crash between the two is finished later."""
+
+    stream: int = fact()
+    reason: str = content(default="")

@@ -1,0 +1,65 @@
+"""Events of a run as a whole: asked for, ended, found to have changed under its record."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ledger_core.events.base import JSON, Body, content, event, fact
+
+Driver = Literal["code", "external"]
+
+
+@event("run_created", critical=True)
+class RunCreated(Body):
+    """A run with its frozen spec."""
+
+    run: str = fact()
+    agent: str = fact()
+    role: str | None = fact(default=None)
+    driver: str = fact(default="code")
+    entry_point: str | None = fact(default=None)
+    """`module:qualname` or `file.py:qualname` of the code, where it can be imported again."""
+    code_digest: bytes | None = fact(default=None)
+    session: str | None = fact(default=None)
+    seed: bytes = fact()
+    """32 bytes that `ctx.random` and `ctx.uuid` derive from."""
+    initial_state: JSON = content()
+    input: JSON = content(default=None)
+
+
+@event("run_completed", critical=True)
+class RunCompleted(Body):
+    """The run ended well. `counts` (events by type) and `tools` (calls by tool) are confirmed by `verify`."""
+
+    counts: dict[str, int] = fact()
+    tools: dict[str, int] = fact()
+
+
+@event("run_failed", critical=True)
+class RunFailed(Body):
+    """The run ended with an error of its own."""
+
+    category: str = fact()
+    counts: dict[str, int] = fact()
+    tools: dict[str, int] = fact()
+
+
+@event("divergence_detected", critical=True)
+class DivergenceDetected(Body):
+    """The code attempted something else than was recorded; the step was stopped before it did anything."""
+
+    step: str = fact()
+    epoch: int = fact()
+    code: str = fact()
+    """The numbered code of `contracts/DIVERGENCE.md`."""
+    path: str = fact()
+    difference: JSON = content()
+
+
+@event("divergence_accepted", critical=True)
+class DivergenceAccepted(Body):
+    """A person let today's code go on from the point where it diverged, with what was recorded after it set aside."""
+
+    step: str = fact()
+    path: str = fact()
+    reason: str = content(default="")

@@ -1,0 +1,189 @@
+"""One write transaction of the log: what a decision sees, and how its drafts become records.
+
+Rules: lives inside one `store.write()` block and dies with it. A decision sees the log up to the commands before it in
+the same batch. Drafts are sealed in order: number the stream, encrypt, link, hash, put. Per event: one record and one
+position, two hashes; per touched stream and batch: one head. This file does not know who waits for the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from ledger_core import chain
+from ledger_core.chain import CRITICAL, FORMAT, NO_HASH, OPENS, STORES, Sealed
+from ledger_core.clock import Clock
+from ledger_core.errors import Refused
+from ledger_core.events import Unknown
+from ledger_core.events.base import content_of, key_tags
+from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq
+from ledger_core.log import blobs, content, index, record
+from ledger_core.log.index import StreamHead
+from ledger_core.log.reading import Reading
+from ledger_core.log.record import Draft, Event
+from ledger_core.log.store import Tree, Writer
+
+
+class View(Protocol):
+    """What a decision may look at; it is run again if the batch has to be."""
+
+    def head(self, stream: str) -> StreamHead | None:
+        """The last event of a stream; None if there is none."""
+        ...
+
+    def events(self, stream: str, after: int = 0, *, contents: bool = False) -> Iterator[Event]:
+        """A stream's events behind its `after`th."""
+        ...
+
+    def find_key(self, tag: bytes) -> Seq | None:
+        """The first event that carries a key tag."""
+        ...
+
+
+class Batch:
+    """Drafts on their way into the log."""
+
+    def __init__(self, writer: Writer, reading: Reading, clock: Clock, ledger: LedgerId) -> None:
+        self._writer = writer
+        self._reading = reading
+        self._clock = clock
+        self._numbers: dict[str, StreamNo] = {}
+        self._heads: dict[StreamNo, StreamHead] = {}
+        self._streams: int | None = None
+        self.first: StreamHead | None = None
+        """The first event that this batch sealed: to ask for, if nobody knows whether it was committed."""
+        self._seq, self._hash, self._time_ns = self._last(ledger)
+
+    @property
+    def sealed(self) -> Seq:
+        """Seq of the last event, sealed here or before."""
+        return self._seq
+
+    def head(self, stream: str) -> StreamHead | None:
+        number = self._number(stream)
+        return None if number is None else self._head(number)
+
+    def events(self, stream: str, after: int = 0, *, contents: bool = False) -> Iterator[Event]:
+        number = self._number(stream)
+        if number is None:
+            return
+        for seq in index.positions(self._writer, number, after):
+            yield self._reading.event(self._writer, seq, contents=contents)
+
+    def find_key(self, tag: bytes) -> Seq | None:
+        return index.find_key(self._writer, tag)
+
+    def seal(self, drafts: Iterable[Draft]) -> list[Event]:
+        """Put drafts behind the log's end; raises what makes one unfit, after which the batch must be abandoned."""
+        return [self._seal(draft) for draft in drafts]
+
+    def finish(self) -> None:
+        """Put the heads of the streams that grew."""
+        for number, head in self._heads.items():
+            self._writer.put(Tree.INDEX, index.head_key(number), index.head_row(head))
+
+    def _seal(self, draft: Draft) -> Event:
+        body, extra = draft.body, {}
+        flags = CRITICAL if not isinstance(body, Unknown) and body.kind.critical else 0
+        number = self._number(draft.stream)
+        if number is None:
+            number, flags = self._new_stream(draft.stream), flags | OPENS
+            extra[record.EXTRA_STREAM] = draft.stream
+            extra[record.EXTRA_KEY_CHECK] = self._reading.cipher(number, new=True).check
+        before = self._head(number) or StreamHead(Seq(0), StreamSeq(0), NO_HASH)
+        stream_seq = StreamSeq(before.stream_seq + 1)
+        ciphertext, stored = self._encrypt(draft, number, stream_seq)
+        if stored:
+            flags |= STORES
+            extra[record.EXTRA_BLOBS] = blobs.commit_list(self._writer, number, stored)
+        facts = record.encode_facts(draft, extra)
+        header = Sealed(
+            FORMAT,
+            flags,
+            0,
+            Seq(self._seq + 1),
+            max(self._time_ns, self._clock.now_ns()),
+            self._hash,
+            number,
+            stream_seq,
+            before.seq,
+            before.hash,
+            chain.content_digest(ciphertext),
+            len(ciphertext),
+            len(facts),
+        )
+        hash_, sealed = chain.seal(header, facts)
+        self._writer.append(Tree.EVENTS, index.seq_key(header.seq), hash_ + sealed + ciphertext)
+        self._writer.put(Tree.INDEX, index.position_key(number, stream_seq), index.seq_key(header.seq))
+        for tag in key_tags(body):
+            if index.find_key(self._writer, tag) is None:
+                self._writer.put(Tree.INDEX, index.KEY + tag, index.seq_key(header.seq))
+        self._seq, self._hash, self._time_ns = header.seq, hash_, header.time_ns
+        self._heads[number] = StreamHead(header.seq, stream_seq, hash_)
+        self.first = self.first or self._heads[number]
+        return _event(draft, header, hash_)
+
+    def _encrypt(self, draft: Draft, number: StreamNo, stream_seq: StreamSeq) -> tuple[bytes, list[blobs.Commitment]]:
+        inside = content_of(draft.body)
+        stored: list[blobs.Commitment] = []
+        if not inside:
+            return b"", stored
+        cipher = self._reading.cipher(number)
+        if cipher is None:
+            raise Refused(
+                f"The content of {draft.stream} was forgotten: nothing more can be said in it.",
+                hint="Start a new run.",
+            )
+
+        def save(plain: bytes) -> bytes:
+            blob = cipher.blob_id(plain)
+            if not blobs.exists(self._writer, number, blob):
+                stored.append(blobs.write(self._writer, number, cipher, blob, plain))
+            return blob
+
+        plain = content.pack(inside, draft.body.kind.messages, save)
+        return cipher.encrypt(plain, record.place(number, stream_seq)), stored
+
+    def _number(self, stream: str) -> StreamNo | None:
+        number = self._numbers.get(stream)
+        if number is None and (number := index.find_stream(self._writer, stream)) is not None:
+            self._numbers[stream] = number
+        return number
+
+    def _new_stream(self, stream: str) -> StreamNo:
+        if self._streams is None:
+            newest = next(index.streams_newest_first(self._writer), None)
+            self._streams = newest[0] if newest else 0
+        self._streams += 1
+        number = self._numbers[stream] = StreamNo(self._streams)
+        self._writer.put(Tree.INDEX, index.name_key(stream), index.seq_key(number))
+        return number
+
+    def _head(self, number: StreamNo) -> StreamHead | None:
+        head = self._heads.get(number)
+        return index.read_head(self._writer, number) if head is None else head
+
+    def _last(self, ledger: LedgerId) -> tuple[Seq, Hash, int]:
+        for key, value in self._writer.scan(Tree.EVENTS, reverse=True):
+            header = record.checked_header(value, index.parse_seq(key))
+            return header.seq, chain.stored_hash(value), header.time_ns
+        return Seq(0), chain.genesis(ledger), 0
+
+
+def _event(draft: Draft, header: Sealed, hash_: Hash) -> Event:
+    body: Any = draft.body
+    return Event(
+        seq=header.seq,
+        hash=hash_,
+        time_ns=header.time_ns,
+        stream=draft.stream,
+        stream_no=header.stream,
+        stream_seq=header.stream_seq,
+        type=body.type if isinstance(body, Unknown) else body.kind.name,
+        actor=draft.actor,
+        step=draft.step,
+        epoch=draft.epoch,
+        causation=draft.causation,
+        body=body,
+    )
+

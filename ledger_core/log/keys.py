@@ -1,0 +1,131 @@
+"""One key per stream, outside LMDB, so that a destroyed key leaves no copy in free pages, archives or backups.
+
+Keys lie in pages of 1,024 slots; the slot is the stream's number. A page is drawn, written and synced as a whole
+before its first slot is used, so a new run costs no sync of its own. Destroying a key overwrites its slot with zeros
+and syncs.
+
+What that cannot promise: a copy-on-write or log-structured file system, a snapshot, or a flash drive's spare blocks
+may keep the old bytes of an overwritten slot. Where this matters, put `keys/` on a device that is encrypted itself,
+or behind the same protocol into a key service.
+
+This file does not know what the keys open.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, Protocol
+
+from ledger_core.errors import CannotOpen, Damaged
+from ledger_core.ids import StreamNo
+from ledger_core.log.cipher import KEY_SIZE
+from ledger_core.log.disk import sync_directory
+
+SLOTS: Final = 1024
+_MAGIC: Final = b"AgentLedger keys format 1\n".ljust(32, b"\0")
+_DESTROYED: Final = bytes(KEY_SIZE)
+
+
+class Keys(Protocol):
+    """Where streams' keys are kept."""
+
+    def get(self, stream: StreamNo) -> bytes | None:
+        """The stream's key; None if it was destroyed or is not among these."""
+        ...
+
+    def draw(self, stream: StreamNo) -> bytes:
+        """The key of a new stream, durable before this returns."""
+        ...
+
+    def destroy(self, stream: StreamNo) -> bool:
+        """Make the stream's key unrecoverable; False if it was gone already."""
+        ...
+
+
+class MemoryKeys:
+    """Keys in memory: for memory ledgers, and for an auditor who was handed a few."""
+
+    def __init__(self, keys: dict[StreamNo, bytes] | None = None) -> None:
+        self._keys = dict(keys or {})
+
+    def get(self, stream: StreamNo) -> bytes | None:
+        return self._keys.get(stream)
+
+    def draw(self, stream: StreamNo) -> bytes:
+        return self._keys.setdefault(stream, os.urandom(KEY_SIZE))
+
+    def destroy(self, stream: StreamNo) -> bool:
+        return self._keys.pop(stream, None) is not None
+
+
+class KeyDirectory:
+    """Keys in a directory of pages, readable by their owner only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, stream: StreamNo) -> bytes | None:
+        page, offset = self._slot(stream)
+        try:
+            with open(page, "rb", buffering=0) as file:
+                key = os.pread(file.fileno(), KEY_SIZE, offset)
+                if os.pread(file.fileno(), len(_MAGIC), 0) != _MAGIC:
+                    raise Damaged(f"{page.name} is no page of keys.", hint="Restore keys/ from a backup.")
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            raise CannotOpen(f"The keys in {self._path} may not be read by this user.") from None
+        return key if len(key) == KEY_SIZE and key != _DESTROYED else None
+
+    def draw(self, stream: StreamNo) -> bytes:
+        page, offset = self._slot(stream)
+        if not page.exists():
+            self._create(page)
+        key = self.get(stream)
+        if key is None:  # destroyed in a history that a restored ledger no longer has: the slot gets a new key
+            key = os.urandom(KEY_SIZE)
+            self._overwrite(page, offset, key)
+        return key
+
+    def destroy(self, stream: StreamNo) -> bool:
+        page, offset = self._slot(stream)
+        if self.get(stream) is None:
+            return False
+        self._overwrite(page, offset, _DESTROYED)
+        return True
+
+    def empty(self) -> bool:
+        """Whether no page was ever drawn here."""
+        return not self._slot(StreamNo(1))[0].exists()
+
+    def _slot(self, stream: StreamNo) -> tuple[Path, int]:
+        number, slot = divmod(stream - 1, SLOTS)
+        return self._path / f"{number:08}.keys", len(_MAGIC) + slot * KEY_SIZE
+
+    def _create(self, page: Path) -> None:
+        """Write a page beside its name, sync it, and link it there: whoever comes second uses the first's."""
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = page.with_suffix(f".{os.getpid()}.new")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(_MAGIC + os.urandom(SLOTS * KEY_SIZE))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(draft, page)
+            except FileExistsError:
+                pass
+        finally:
+            draft.unlink(missing_ok=True)
+        sync_directory(self._path)
+
+    def _overwrite(self, page: Path, offset: int, key: bytes) -> None:
+        descriptor = os.open(page, os.O_WRONLY)
+        try:
+            os.pwrite(descriptor, key, offset)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+

@@ -1,0 +1,153 @@
+"""Records into events, for everybody who reads: names and keys of streams, contents, in short snapshots.
+
+Rules: a stream's key is fetched anew for every batch of reading, so that a key destroyed by another process is gone
+here too. Contents are opened only when asked for. This file does not write, and does not know who follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal, overload
+
+from ledger_core.errors import Damaged, NotFound
+from ledger_core.events import FORGOTTEN, UNREAD
+from ledger_core.ids import Seq, StreamNo
+from ledger_core.log import index, record
+from ledger_core.log.cipher import Cipher
+from ledger_core.log.keys import Keys
+from ledger_core.log.record import Event, StreamInfo
+from ledger_core.log.store import Reader, Store, Tree
+
+STEP: Final = 256
+"""Events read in one snapshot: no reader, however slow its caller, holds old pages for longer."""
+_REMEMBERED: Final = 65_536
+
+Ciphers = dict[StreamNo, Cipher | None]
+"""Ciphers found in one batch of reading."""
+
+
+class Reading:
+    """What can be read of one ledger with the keys at hand."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store = store
+        self._keys = keys
+        self._infos: dict[StreamNo, StreamInfo] = {}
+        self._ciphers: dict[StreamNo, Cipher] = {}
+
+    @overload
+    def cipher(self, stream: StreamNo, *, new: Literal[True]) -> Cipher: ...
+    @overload
+    def cipher(self, stream: StreamNo) -> Cipher | None: ...
+    def cipher(self, stream: StreamNo, *, new: bool = False) -> Cipher | None:
+        """What the stream's key opens; None if the key is gone. `new` draws one, durable before this returns."""
+        known = self._ciphers.get(stream)
+        if known is not None and not new:
+            return known
+        key = self._keys.draw(stream) if new else self._keys.get(stream)
+        return None if key is None else self._remember(stream, key)
+
+    def forget(self, stream: StreamNo) -> None:
+        """Let go of what is remembered of a stream whose key is destroyed."""
+        self._ciphers.pop(stream, None)
+
+    def reset(self) -> None:
+        """Let go of streams' names: a batch that read them was abandoned, and their numbers are free again."""
+        self._infos.clear()
+
+    def info(self, reader: Reader, stream: StreamNo) -> StreamInfo:
+        """Name and key check of a stream."""
+        info = self._infos.get(stream)
+        if info is None:
+            seq = next(index.positions(reader, stream, 0), None)
+            data = None if seq is None else reader.get(Tree.EVENTS, index.seq_key(seq))
+            if seq is None or data is None:
+                raise Damaged(f"Stream {stream} has no first event.", hint="Run `agentledger verify`.")
+            record.checked_header(data, seq)
+            if len(self._infos) >= _REMEMBERED:
+                self._infos.clear()
+            info = self._infos[stream] = record.read_info(data)
+        return info
+
+    def event(self, reader: Reader, seq: Seq, *, contents: bool) -> Event:
+        """The event at a seq; raises `NotFound`, `Damaged`."""
+        return self._at(reader, seq, {} if contents else None)
+
+    def _at(self, reader: Reader, seq: Seq, seen: Ciphers | None) -> Event:
+        data = reader.get(Tree.EVENTS, index.seq_key(seq))
+        if data is None:
+            raise NotFound(f"There is no event at seq {seq}.", hint="`agentledger log head` prints the last one.")
+        return self._event(reader, data, seq, seen)
+
+    def log(self, after: int, *, contents: bool, stop: int | None = None) -> Iterator[Event]:
+        """Events of the log strictly after a cursor, up to `stop`."""
+        while True:
+            batch: list[Event] = []
+            with self._store.read() as reader:
+                seen: Ciphers = {}
+                for key, data in reader.scan(Tree.EVENTS, index.seq_key(after + 1)):
+                    seq = index.parse_seq(key)
+                    if len(batch) == STEP or (stop is not None and seq > stop):
+                        break
+                    batch.append(self._event(reader, data, seq, seen if contents else None))
+            yield from batch
+            if len(batch) < STEP:
+                return
+            after = batch[-1].seq
+
+    def newest(self, *, contents: bool) -> Iterator[Event]:
+        """Events of the log from the last backwards."""
+        below = b""
+        while True:
+            batch: list[Event] = []
+            with self._store.read() as reader:
+                seen: Ciphers = {}
+                for key, data in reader.scan(Tree.EVENTS, below, reverse=True):
+                    if len(batch) == STEP:
+                        break
+                    batch.append(self._event(reader, data, index.parse_seq(key), seen if contents else None))
+                    below = key
+            yield from batch
+            if len(batch) < STEP:
+                return
+
+    def stream(self, name: str, after: int, *, contents: bool) -> Iterator[Event]:
+        """Events of a stream behind its `after`th."""
+        while True:
+            batch: list[Event] = []
+            with self._store.read() as reader:
+                seen: Ciphers = {}
+                number = index.find_stream(reader, name)
+                if number is None:
+                    return
+                for seq in index.positions(reader, number, after):
+                    if len(batch) == STEP:
+                        break
+                    batch.append(self._at(reader, seq, seen if contents else None))
+            yield from batch
+            if len(batch) < STEP:
+                return
+            after = batch[-1].stream_seq
+
+    def _event(self, reader: Reader, data: bytes, seq: Seq, seen: Ciphers | None) -> Event:
+        header = record.checked_header(data, seq)
+        info = self.info(reader, header.stream)
+        if seen is None:
+            return record.to_event(data, header, info, UNREAD if header.content_size else {})
+        cipher = self._present(header.stream, seen)
+        if cipher is not None and cipher.check != info.key_check:
+            return record.to_event(data, header, info, FORGOTTEN)  # another history's key: it opens nothing here
+        return record.to_event(data, header, info, record.open_content(reader, data, header, cipher))
+
+    def _present(self, stream: StreamNo, seen: Ciphers) -> Cipher | None:
+        if stream not in seen:
+            key, known = self._keys.get(stream), self._ciphers.get(stream)
+            fresh = known is not None and known.key == key
+            seen[stream] = known if fresh else None if key is None else self._remember(stream, key)
+        return seen[stream]
+
+    def _remember(self, stream: StreamNo, key: bytes) -> Cipher:
+        if len(self._ciphers) >= _REMEMBERED:
+            self._ciphers.clear()
+        cipher = self._ciphers[stream] = Cipher(key)
+        return cipher

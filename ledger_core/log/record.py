@@ -1,0 +1,147 @@
+"""Between drafts, records and events: what a body becomes in the log, and what a record says when it is read.
+
+Rules: values in, values out; the store is reached only through a `Reader` that the caller holds open. A record's hash
+is checked whenever it is read, so nobody acts on bytes that changed on the device. Facts are an array: type, version,
+actor, step, epoch, causation, the body's own, and, where the flags say so, what the log itself adds (`EXTRA_*`).
+This file does not decide, does not commit, and does not know what bodies mean.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import attrs
+
+from ledger_core import chain, codec
+from ledger_core.chain import Sealed
+from ledger_core.errors import BadInput, Damaged
+from ledger_core.events import FORGOTTEN, UNREAD, Body, Missing, Unknown
+from ledger_core.events.base import build, facts_of
+from ledger_core.ids import Hash, Seq, StreamNo, StreamSeq
+from ledger_core.log import blobs, content
+from ledger_core.log.cipher import Cipher
+from ledger_core.log.store import Reader
+
+EXTRA_STREAM: Final = "stream"
+EXTRA_KEY_CHECK: Final = "key_check"
+EXTRA_BLOBS: Final = "blobs"
+_PLACE: Final = struct.Struct(">QQ")
+
+
+@attrs.frozen(kw_only=True)
+class Draft:
+    """A body addressed to a stream, not yet in the log."""
+
+    stream: str
+    body: Body
+    actor: str = "runtime"
+    step: str | None = None
+    epoch: int | None = None
+    causation: Seq | None = None
+    """Seq of the event that this one answers."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Event:
+    """A sealed draft: its place in the log and in its stream, and its hash."""
+
+    seq: Seq
+    hash: Hash
+    time_ns: int
+    stream: str
+    stream_no: StreamNo
+    stream_seq: StreamSeq
+    type: str
+    actor: str
+    step: str | None
+    epoch: int | None
+    causation: Seq | None
+    body: Body
+
+
+@attrs.frozen(kw_only=True)
+class StreamInfo:
+    """What the first event of a stream says of it."""
+
+    name: str
+    key_check: bytes
+
+
+def encode_facts(draft: Draft, extra: dict[str, Any]) -> bytes:
+    """The facts of a record; raises `BadInput` if they are too large to be sealed."""
+    body = draft.body
+    name, version = (body.type, body.version) if isinstance(body, Unknown) else (body.kind.name, body.kind.version)
+    envelope: list[Any] = [name, version, draft.actor, draft.step, draft.epoch, draft.causation, facts_of(body)]
+    if extra:
+        envelope.append(extra)
+    data = codec.encode_trusted(envelope)
+    if len(data) > chain.MAX_SEALED - chain.HEADER.size:
+        raise BadInput(
+            f"The facts of a {name} take {len(data):,} bytes; "
+            f"an event may have {chain.MAX_SEALED - chain.HEADER.size:,}.",
+            hint="Names and counts belong into facts; everything else into content.",
+        )
+    return data
+
+
+def place(stream: StreamNo, stream_seq: StreamSeq) -> bytes:
+    """What an event's content is sealed to."""
+    return _PLACE.pack(stream, stream_seq)
+
+
+def checked_header(record: bytes, seq: int) -> Sealed:
+    """The fixed part of the record stored at `seq`, after its hash; raises `Damaged`."""
+    header = chain.unpack(record)
+    sealed = memoryview(record)[chain.HASH_SIZE : chain.FACTS_AT + header.facts_size]
+    if header.seq != seq or header.format != chain.FORMAT or chain.event_hash(sealed) != record[: chain.HASH_SIZE]:
+        raise Damaged(
+            f"The record at seq {seq} is not what was written.",
+            hint="Run `agentledger verify` for everything that is damaged.",
+            seq=seq,
+        )
+    return header
+
+
+def decode_facts(record: bytes | memoryview, header: Sealed) -> list[Any]:
+    """The envelope of a checked record; raises `Damaged`."""
+    envelope = codec.decode_trusted(record[chain.FACTS_AT : chain.FACTS_AT + header.facts_size])
+    if not isinstance(envelope, list) or len(envelope) != 7 + bool(header.flags & (chain.OPENS | chain.STORES)):
+        raise Damaged(f"The facts of the record at seq {header.seq} have another shape.", seq=header.seq)
+    return envelope
+
+
+def read_info(record: bytes) -> StreamInfo:
+    """What the first event of a stream says of it."""
+    extra = decode_facts(record, chain.unpack(record))[7]
+    return StreamInfo(name=extra[EXTRA_STREAM], key_check=extra[EXTRA_KEY_CHECK])
+
+
+def to_event(record: bytes, header: Sealed, info: StreamInfo, inside: dict[str, Any] | Missing = UNREAD) -> Event:
+    """The event of a checked record, with the content that the caller has opened, or why it has not."""
+    type_, version, actor, step, epoch, causation, own, *_ = decode_facts(record, header)
+    return Event(
+        seq=header.seq,
+        hash=chain.stored_hash(record),
+        time_ns=header.time_ns,
+        stream=info.name,
+        stream_no=header.stream,
+        stream_seq=header.stream_seq,
+        type=type_,
+        actor=actor,
+        step=step,
+        epoch=epoch,
+        causation=causation,
+        body=build(type_, version, own, inside),
+    )
+
+
+def open_content(reader: Reader, record: bytes, header: Sealed, cipher: Cipher | None) -> dict[str, Any] | Missing:
+    """The content of a checked record; `FORGOTTEN` without its key; raises `Damaged`."""
+    if not header.content_size:
+        return {}
+    if cipher is None:
+        return FORGOTTEN
+    sealed = record[chain.FACTS_AT + header.facts_size :]
+    plain = cipher.decrypt(sealed, place(header.stream, header.stream_seq))
+    return content.unpack(plain, lambda blob: blobs.read(reader, header.stream, cipher, blob))
