@@ -29,7 +29,13 @@ OPENS: Final = 0x02
 """Flag: first event of its stream; the facts carry the stream's name and key check."""
 STORES: Final = 0x04
 """Flag: the event stored blobs; the facts commit to their ciphertext."""
-KNOWN_FLAGS: Final = CRITICAL | OPENS | STORES
+TAGGED: Final = 0x08
+"""Flag: the facts carry key tags, which have rows in the index."""
+CLOSES: Final = 0x10
+"""Flag: last event of a run; its facts count the run's events."""
+KNOWN_FLAGS: Final = CRITICAL | OPENS | STORES | TAGGED | CLOSES
+ACCOUNTABLE: Final = OPENS | STORES | TAGGED | CLOSES
+"""Flags of events whose facts say something that verification compares with other rows."""
 
 HEADER: Final = struct.Struct(">BBHQQ32sQQQ32s32sII")
 FACTS_AT: Final = HASH_SIZE + HEADER.size

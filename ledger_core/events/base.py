@@ -55,6 +55,8 @@ class EventType:
     version: int
     cls: type[Body]
     critical: bool
+    closes: bool
+    """The last event of a run: `counts` and `tools` are compared with the stream."""
     facts: tuple[str, ...]
     keys: tuple[str, ...]
     """Facts that are tags with a row in the key index."""
@@ -96,7 +98,9 @@ def messages(*, default: Any = attrs.NOTHING) -> Any:
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(fact, content, messages))
-def event(name: str, *, version: int = 1, critical: bool = False) -> Callable[[type[_B]], type[_B]]:
+def event(
+    name: str, *, version: int = 1, critical: bool = False, closes: bool = False
+) -> Callable[[type[_B]], type[_B]]:
     """Register a body class as the event type `name`."""
 
     def register(cls: type[_B]) -> type[_B]:
@@ -110,6 +114,7 @@ def event(name: str, *, version: int = 1, critical: bool = False) -> Callable[[t
             version=version,
             cls=done,
             critical=critical,
+            closes=closes,
             facts=of("facts"),
             keys=tuple(f.name for f in fields if f.metadata.get("key")),
             content=of("content", "messages"),

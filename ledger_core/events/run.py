@@ -27,7 +27,7 @@ class RunCreated(Body):
     input: JSON = content(default=None)
 
 
-@event("run_completed", critical=True)
+@event("run_completed", critical=True, closes=True)
 class RunCompleted(Body):
     """The run ended well. `counts` (events by type) and `tools` (calls by tool) are confirmed by `verify`."""
 
@@ -35,7 +35,7 @@ class RunCompleted(Body):
     tools: dict[str, int] = fact()
 
 
-@event("run_failed", critical=True)
+@event("run_failed", critical=True, closes=True)
 class RunFailed(Body):
     """The run ended with an error of its own."""
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from ledger_core import chain
-from ledger_core.chain import CRITICAL, FORMAT, NO_HASH, OPENS, STORES, Sealed
+from ledger_core.chain import CLOSES, CRITICAL, FORMAT, NO_HASH, OPENS, STORES, TAGGED, Sealed
 from ledger_core.clock import Clock
 from ledger_core.errors import Refused
-from ledger_core.events import Unknown
+from ledger_core.events import Body, Unknown
 from ledger_core.events.base import content_of, key_tags
 from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq
 from ledger_core.log import blobs, content, index, record
@@ -83,8 +83,9 @@ class Batch:
             self._writer.put(Tree.INDEX, index.head_key(number), index.head_row(head))
 
     def _seal(self, draft: Draft) -> Event:
-        body, extra = draft.body, {}
-        flags = CRITICAL if not isinstance(body, Unknown) and body.kind.critical else 0
+        body = draft.body
+        extra: dict[str, Any] = {}
+        flags, tags = _flags(body), key_tags(body)
         number = self._number(draft.stream)
         if number is None:
             number, flags = self._new_stream(draft.stream), flags | OPENS
@@ -115,7 +116,7 @@ class Batch:
         hash_, sealed = chain.seal(header, facts)
         self._writer.append(Tree.EVENTS, index.seq_key(header.seq), hash_ + sealed + ciphertext)
         self._writer.put(Tree.INDEX, index.position_key(number, stream_seq), index.seq_key(header.seq))
-        for tag in key_tags(body):
+        for tag in tags:
             if index.find_key(self._writer, tag) is None:
                 self._writer.put(Tree.INDEX, index.KEY + tag, index.seq_key(header.seq))
         self._seq, self._hash, self._time_ns = header.seq, hash_, header.time_ns
@@ -168,6 +169,14 @@ class Batch:
             header = record.checked_header(value, index.parse_seq(key))
             return header.seq, chain.stored_hash(value), header.time_ns
         return Seq(0), chain.genesis(ledger), 0
+
+
+def _flags(body: Body) -> int:
+    if isinstance(body, Unknown):
+        return 0
+    kind = body.kind
+    tagged = bool(kind.keys) and bool(key_tags(body))
+    return kind.critical * CRITICAL | kind.closes * CLOSES | tagged * TAGGED
 
 
 def _event(draft: Draft, header: Sealed, hash_: Hash) -> Event:

@@ -1,34 +1,33 @@
-"""Checking a store against itself: every record, content, blob and index row, as a stream of findings.
+"""Checking records against themselves, their chains, and the rows that they account for, as a stream of findings.
 
 Rules: verification never raises for what it finds and never decides; it yields. It needs no key: digests are of what
-is stored. Records can be checked in ranges, by as many workers as there are; `Sums` add up, and `close` compares them
-with what the trees hold, in one snapshot. Memory does not grow with the ledger.
-
-What it cannot see: a history rewritten to its very end is as consistent as the true one. Hold a head (`log head`) or a
-checkpoint elsewhere, and verify against it. This file does not know processes or terminals.
+is stored. Each range is first checked swiftly, for yes or no: two hashes an event, both chains, and the facts of those
+events that account for other rows. Only where the answer is no is it checked again, slowly, to say what and where.
+Positions are compared as a sum of keyed hashes (Python's own SipHash, its key drawn per verification). Records can be checked in ranges, by as many workers as there are; `Sums` add up, and `audit.closing`
+compares them with what the trees hold. Memory does not grow with the ledger: what is remembered of streams is bounded,
+and found again by its seq. This file does not know processes, whole ledgers or terminals.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import attrs
 
 from ledger_core import chain
 from ledger_core.chain import Sealed
-from ledger_core.errors import CannotOpen, Damaged
+from ledger_core.errors import Damaged
 from ledger_core.events import REGISTRY
-from ledger_core.events.ledger import LedgerCreated
-from ledger_core.events.run import RunCompleted, RunFailed
-from ledger_core.ids import Hash, Head, LedgerId, Seq, StreamNo, StreamSeq
+from ledger_core.ids import Hash, Seq, StreamNo, StreamSeq
 from ledger_core.log import blobs, index, record
 from ledger_core.log.store import Reader, Store, Tree
 
 SNAPSHOT: Final = 2048
 """Records read in one snapshot."""
-_TERMINAL: Final = (RunCompleted.kind.name, RunFailed.kind.name)
+_MODULUS: Final = 1 << 64
+_NOTHING: Final = (0, StreamSeq(0), chain.NO_HASH)
 _TOOL_CALL: Final = "tool_call_requested"
 
 
@@ -52,6 +51,8 @@ class Sums:
     blobs: int = 0
     blob_rows: int = 0
     key_rows: int = 0
+    positions: int = 0
+    """Sum of the hashes of the position rows that the events account for, modulo 2^64."""
     unknown: int = 0
     """Events of types that this version does not know: their index rows cannot be recomputed."""
 
@@ -64,26 +65,99 @@ class Sums:
 class Checker:
     """Checks ranges of records, one after another, and keeps the sums."""
 
-    def __init__(self) -> None:
-        self.sums = Sums()
+    def __init__(self, sums: Sums | None = None) -> None:
+        self.sums = sums or Sums()
         self._names: dict[int, str] = {}
         self._last: dict[int, tuple[int, StreamSeq, Hash]] = {}
 
-    def records(self, store: Store, first: int, last: int) -> Iterator[Finding | int]:
-        """Findings on the records from `first` to `last`, and now and then the seq that has been reached."""
-        before: bytes | None = None
-        at = first
-        while at <= last:
-            with store.read() as reader:
-                before = before or self._before(reader, at)
-                stop = min(last, at + SNAPSHOT - 1)
-                for found in self._range(reader, at, stop, before):
-                    if isinstance(found, Finding):
-                        yield found
-                    else:
-                        before = found
-            at = stop + 1
-            yield stop
+    def range(self, reader: Reader, first: int, last: int) -> Iterator[Finding]:
+        """Findings on the records from `first` to `last`, and on the links from the one before."""
+        sums = self._swift(reader, first, last)
+        if sums is not None:
+            self.sums.add(sums)
+        else:
+            yield from self.slowly(reader, first, last)
+
+    def _swift(self, reader: Reader, first: int, last: int) -> Sums | None:
+        """The sums of a range in which all is well; None if anything is not."""
+        trial = Checker()
+        trial._names, trial._last = self._names, dict(self._last)
+        sums, lasts = trial.sums, trial._last
+        before = reader.get(Tree.EVENTS, index.seq_key(first - 1)) if first > 1 else None
+        wanted, then = first, 0
+        previous = chain.stored_hash(before) if before is not None else None
+        for key, data in reader.scan(Tree.EVENTS, index.seq_key(first)):
+            if wanted > last:
+                break
+            if len(data) < chain.FACTS_AT:
+                return None
+            head = chain.HEADER.unpack_from(data, chain.HASH_SIZE)
+            format_, flags, reserved, seq, time_ns, prev, stream, stream_seq, sprev, sprev_hash, digest, size, facts = head
+            end = chain.FACTS_AT + facts
+            place = index.seq_key(seq)
+            if (
+                seq != wanted
+                or key != place
+                or end + size != len(data)
+                or format_ != chain.FORMAT
+                or reserved
+                or flags & ~chain.KNOWN_FLAGS
+                or time_ns < then
+                or (prev != previous and (previous is not None or seq > 1))
+            ):
+                return None
+            previous = data[: chain.HASH_SIZE]
+            if chain.event_hash(memoryview(data)[chain.HASH_SIZE : end]) != previous:
+                return None
+            if size:
+                sums.contents += 1
+            if chain.content_digest(data[end:]) != digest:
+                return None
+            stored = lasts.get(stream)
+            if stored is None or stored[0] != sprev:
+                stored = _stored(reader, sprev, stream) if sprev else _NOTHING
+            if stored is None or sprev >= seq or stored[1] + 1 != stream_seq or stored[2] != sprev_hash:
+                return None
+            lasts[stream] = (seq, stream_seq, previous)
+            sums.positions += hash(index.position_key(stream, stream_seq) + place)
+            if flags & chain.ACCOUNTABLE:
+                header = Sealed._make(head)
+                for _ in trial._account(reader, header, record.decode_facts(data, header)):
+                    return None
+            wanted, then = wanted + 1, time_ns
+        if wanted <= last:
+            return None
+        sums.events = last - first + 1
+        sums.positions %= _MODULUS
+        self._last = lasts if len(lasts) <= SNAPSHOT else {}
+        return sums
+
+    def slowly(self, reader: Reader, first: int, last: int) -> Iterator[Finding]:
+        """The findings of `range`, each with its place, at several times the cost."""
+        before = reader.get(Tree.EVENTS, index.seq_key(first - 1)) if first > 1 else None
+        previous = chain.stored_hash(before) if before is not None else None
+        time_ns, wanted = 0, first
+        for key, data in reader.scan(Tree.EVENTS, index.seq_key(first)):
+            seq = int.from_bytes(key, "big")
+            if len(key) != 8:
+                yield Finding(kind="record", detail=f"a record has the key {key.hex()}, which is no seq")
+                continue
+            if seq > last:
+                break
+            if seq != wanted:
+                yield _gap(wanted, seq)
+                previous = None
+            header = yield from self._record(reader, data, seq)
+            if header is not None:
+                if previous is not None and header.prev_hash != previous:
+                    yield Finding(kind="chain", seq=seq, detail=f"does not link to the event at seq {seq - 1}")
+                if header.time_ns < time_ns:
+                    yield Finding(kind="time", seq=seq, detail="is dated before the event before it")
+                time_ns = header.time_ns
+            previous = chain.stored_hash(data)
+            wanted = seq + 1
+        if wanted <= last:
+            yield _gap(wanted, last + 1)
 
     def stream(self, store: Store, name: str) -> Iterator[Finding]:
         """Findings on one stream alone: its records, its chain, its contents and blobs."""
@@ -107,36 +181,7 @@ class Checker:
                 yield Finding(kind="index", stream=name, detail=f"the head of the stream is not its event {wanted - 1}")
         self.sums.streams = 1
 
-    def _before(self, reader: Reader, at: int) -> bytes | None:
-        return reader.get(Tree.EVENTS, index.seq_key(at - 1)) if at > 1 else None
-
-    def _range(self, reader: Reader, first: int, last: int, before: bytes | None) -> Iterator[Finding | bytes]:
-        wanted = first
-        previous = chain.stored_hash(before) if before is not None else None
-        time_ns = chain.unpack(before).time_ns if before is not None and len(before) >= chain.FACTS_AT else 0
-        data = before
-        for key, data in reader.scan(Tree.EVENTS, index.seq_key(first)):
-            seq = int.from_bytes(key, "big")
-            if len(key) != 8 or seq > last:
-                if len(key) != 8:
-                    yield Finding(kind="record", detail=f"a record has the key {key.hex()}, which is no seq")
-                    continue
-                break
-            if seq != wanted:
-                yield _gap(wanted, seq)
-                previous = None
-            header = yield from self._record(reader, data, seq)
-            if header is not None:
-                yield from _links(reader, header, previous, time_ns)
-                time_ns = header.time_ns
-            previous = chain.stored_hash(data)
-            wanted = seq + 1
-        if wanted <= last:
-            yield _gap(wanted, last + 1)
-        if data is not None:
-            yield data
-
-    def _record(self, reader: Reader, data: bytes, seq: int) -> Iterator[Finding] | Any:
+    def _record(self, reader: Reader, data: bytes, seq: int) -> Generator[Finding, None, Sealed | None]:
         """Check one record by itself; returns its header, or None if nothing in it can be relied on."""
         self.sums.events += 1
         try:
@@ -158,44 +203,48 @@ class Checker:
         seq = header.seq
         if header.content_size:
             self.sums.contents += 1
-            if chain.content_digest(data[chain.FACTS_AT + header.facts_size :]) != header.content_digest:
-                yield Finding(kind="content", seq=seq, stream=name, detail="the content was altered")
+        if chain.content_digest(data[chain.FACTS_AT + header.facts_size :]) != header.content_digest:
+            yield Finding(kind="content", seq=seq, stream=name, detail="the content was altered")
         if header.flags & ~chain.KNOWN_FLAGS or header.reserved:
             yield Finding(kind="record", seq=seq, stream=name, detail=f"unknown flags {header.flags:#04x}")
-        yield from self._stream_links(reader, header, name)
-        if reader.get(Tree.INDEX, index.position_key(header.stream, header.stream_seq)) != index.seq_key(seq):
-            yield _index(seq, name, "the row of its position is missing or names another event")
+        yield from self._stream_links(reader, header, chain.stored_hash(data), name)
+        row = index.position_key(header.stream, header.stream_seq)
+        self.sums.positions = (self.sums.positions + hash(row + index.seq_key(seq))) % _MODULUS
+        if reader.get(Tree.INDEX, row) != index.seq_key(seq):
+            yield index_finding(seq, name, "the row of its position is missing or names another event")
+        yield from self._account(reader, header, facts)
+
+    def _account(self, reader: Reader, header: Sealed, facts: list[Any]) -> Iterator[Finding]:
+        """Compare what an event's facts say of other rows with those rows."""
+        name = self._name(reader, header, facts)
         if header.flags & chain.OPENS:
             yield from self._opening(reader, header, name)
         if header.flags & chain.STORES:
             yield from self._blobs(reader, header, facts[7][record.EXTRA_BLOBS], name)
-        yield from self._keys(reader, header, facts, name)
-        if facts[0] in _TERMINAL:
+        if header.flags & chain.TAGGED:
+            yield from self._keys(reader, header, facts, name)
+        if header.flags & chain.CLOSES:
             yield from _counts(reader, header, facts[6], name)
 
-    def _stream_links(self, reader: Reader, header: Sealed, name: str) -> Iterator[Finding]:
+    def _stream_links(self, reader: Reader, header: Sealed, stored: Hash, name: str) -> Iterator[Finding]:
         """The stream's chain: the event before is found by its seq, or remembered."""
         last = self._last.get(header.stream)
         if last is None or last[0] != header.stream_prev_seq:
-            last = _stored(reader, header) if header.stream_prev_seq else (0, StreamSeq(0), chain.NO_HASH)
+            last = _stored(reader, header.stream_prev_seq, header.stream) if header.stream_prev_seq else _NOTHING
         if last is None or header.stream_prev_seq >= header.seq:
-            yield Finding(
-                kind="stream_chain", seq=header.seq, stream=name, detail=f"seq {header.stream_prev_seq} is not before it"
-            )
+            yield _stream_chain(header, name, f"seq {header.stream_prev_seq} is not before it in its stream")
         elif last[1] + 1 != header.stream_seq or last[2] != header.stream_prev_hash:
-            yield Finding(
-                kind="stream_chain", seq=header.seq, stream=name, detail="does not link to the event before it in its stream"
-            )
+            yield _stream_chain(header, name, "does not link to the event before it in its stream")
         if len(self._last) > SNAPSHOT:
             self._last.clear()
-        self._last[header.stream] = (header.seq, header.stream_seq, header_hash(reader, header))
+        self._last[header.stream] = (header.seq, header.stream_seq, stored)
 
     def _opening(self, reader: Reader, header: Sealed, name: str) -> Iterator[Finding]:
         self.sums.streams += 1
         if reader.get(Tree.INDEX, index.name_key(name)) != index.seq_key(header.stream):
-            yield _index(header.seq, name, "the row of its stream's name is missing or names another stream")
+            yield index_finding(header.seq, name, "the row of its stream's name is missing or names another stream")
         if reader.get(Tree.INDEX, index.head_key(header.stream)) is None:
-            yield _index(header.seq, name, "the row of its stream's head is missing")
+            yield index_finding(header.seq, name, "the row of its stream's head is missing")
 
     def _blobs(self, reader: Reader, header: Sealed, said: Any, name: str) -> Iterator[Finding]:
         listed = blobs.commitments(reader, header.stream, said)
@@ -215,7 +264,7 @@ class Checker:
                 first = index.find_key(reader, tag)
                 self.sums.key_rows += first == header.seq
                 if first is None or first > header.seq or (first < header.seq and not _carries(reader, first, tag)):
-                    yield _index(header.seq, name, "the row of its key is missing or names another event")
+                    yield index_finding(header.seq, name, "the row of its key is missing or names another event")
 
     def _name(self, reader: Reader, header: Sealed, facts: list[Any]) -> str:
         name = self._names.get(header.stream)
@@ -230,113 +279,52 @@ class Checker:
         return name
 
 
-def close(store: Store, sums: Sums, checked: int) -> Iterator[Finding | Head]:
-    """Check what came after `checked`, and compare the sums with the trees, all in one snapshot; yields the head."""
+def positions(store: Store, last: int) -> int:
+    """Sum of the hashes of the position rows up to seq `last`, to be compared with `Sums.positions`."""
+    total, at = 0, index.POSITION
+    while True:
+        count = 0
+        with store.read() as reader:
+            for key, value in reader.scan(Tree.INDEX, at):
+                if key[:1] != index.POSITION or count == 8 * SNAPSHOT:
+                    break
+                at, count = key + b"\0", count + 1
+                if int.from_bytes(value, "big") <= last:
+                    total += hash(key + value)
+        if count < 8 * SNAPSHOT:
+            return total % _MODULUS
+
+
+def wrong_positions(store: Store, last: int) -> Iterator[Finding]:
+    """Where `positions` and the sums differ: rows that name no event, or another than is there."""
     with store.read() as reader:
-        pinned = _Pinned(reader)
-        last = _last(reader)
-        if last.seq > checked:
-            checker = Checker()
-            yield from (found for found in checker.records(pinned, checked + 1, last.seq) if isinstance(found, Finding))
-            sums.add(checker.sums)
-        yield from _heads(reader, sums)
-        rows = reader.count(Tree.EVENTS)
-        if rows != sums.events:
-            yield Finding(kind="record", detail=f"there are {rows:,} records, and {sums.events:,} were in their places")
-        rows = reader.count(Tree.BLOBS)
-        if rows != sums.blob_rows:
-            yield Finding(kind="blob", detail=f"there are {rows:,} rows of blobs, and events stored {sums.blob_rows:,}")
-        rows, wanted = reader.count(Tree.INDEX), 1 + 2 * sums.streams + sums.events + sums.key_rows
-        if rows != wanted and not sums.unknown:
-            yield _index(None, None, f"there are {rows:,} rows, and the events account for {wanted:,}")
-        yield last
+        for key, value in reader.scan(Tree.INDEX, index.POSITION):
+            if key[:1] != index.POSITION:
+                break
+            seq = int.from_bytes(value, "big")
+            data = reader.get(Tree.EVENTS, index.seq_key(seq)) if len(value) == 8 and seq <= last else None
+            right = data is not None and len(data) >= chain.FACTS_AT
+            if right and data is not None:
+                header = chain.unpack(data)
+                right = index.position_key(header.stream, header.stream_seq) == key
+            if not right:
+                yield index_finding(None, None, f"the position row {key.hex()} names seq {seq}, which is another event")
+        for seq in range(1, last + 1):
+            data = reader.get(Tree.EVENTS, index.seq_key(seq))
+            if data is not None and len(data) >= chain.FACTS_AT:
+                header = chain.unpack(data)
+                row = reader.get(Tree.INDEX, index.position_key(header.stream, header.stream_seq))
+                if row != index.seq_key(seq):
+                    yield index_finding(seq, None, "the row of its position is missing or names another event")
 
 
-def opening(store: Store) -> Iterator[Finding | Head]:
-    """Check the ledger's own rows and its first event; yields the head to check up to, or nothing if that is no use."""
-    with store.read() as reader:
-        try:
-            ledger = index.read_format(reader, chain.FORMAT)
-        except CannotOpen:
-            raise
-        except Damaged as damage:
-            yield Finding(kind="format", detail=damage.sentence)
-            ledger = None
-        data = reader.get(Tree.EVENTS, index.seq_key(1))
-        if ledger is not None and data is not None:
-            yield from _first(data, ledger)
-        yield _last(reader)
-
-
-def against(store: Store, held: Head) -> Iterator[Finding]:
-    """Compare the log with a head that somebody kept."""
-    with store.read() as reader:
-        last = _last(reader)
-        data = reader.get(Tree.EVENTS, index.seq_key(held.seq))
-    if held.seq > last.seq:
-        detail = f"the log ends at seq {last.seq}, before the held head at seq {held.seq}: its tail was cut off"
-        yield Finding(kind="truncated", seq=last.seq, detail=detail)
-    elif held.seq and (data is None or chain.stored_hash(data) != held.hash):
-        detail = f"the event at seq {held.seq} is not the one that the held head names: history was rewritten"
-        yield Finding(kind="rewritten", seq=held.seq, detail=detail)
-
-
-class _Pinned:
-    """A store whose readers all see one snapshot."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-
-    def read(self) -> Any:
-        return attrs.evolve(_Held(reader=self._reader))
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"a pinned store is only read, not asked for {name}")
-
-
-@attrs.frozen
-class _Held:
-    reader: Reader
-
-    def __enter__(self) -> Reader:
-        return self.reader
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def _first(data: bytes, ledger: LedgerId) -> Iterator[Finding]:
-    try:
-        header = record.checked_header(data, 1)
-        facts = record.decode_facts(data, header)
-    except Damaged:
-        return  # found again, and named, with the records
-    if header.prev_hash != chain.genesis(ledger) or (
-        facts[0] == LedgerCreated.kind.name and facts[6].get("ledger") != ledger
-    ):
-        yield Finding(kind="format", seq=1, detail="the first event does not belong to the ledger's id")
-
-
-def _heads(reader: Reader, sums: Sums) -> Iterator[Finding]:
-    """Every head row must name the last event of its stream; together they must account for all events."""
-    total = 0
-    for key, value in reader.scan(Tree.INDEX, index.HEAD):
-        if key[:1] != index.HEAD:
-            break
-        try:
-            number, head = StreamNo(index.parse_seq(key[1:])), index.parse_head_row(value)
-            data = reader.get(Tree.EVENTS, index.seq_key(head.seq))
-            header = None if data is None else chain.unpack(data)
-        except Damaged as damage:
-            yield _index(None, None, f"row {key.hex()}: {damage.sentence}")
-            continue
-        right = header is not None and data is not None and head.hash == chain.stored_hash(data)
-        right = right and header is not None and (header.stream, header.stream_seq) == (number, head.stream_seq)
-        if not right or reader.get(Tree.INDEX, index.position_key(number, head.stream_seq + 1)) is not None:
-            yield _index(head.seq, None, f"the head of stream {number} is not its last event")
-        total += head.stream_seq
-    if total != sums.events:
-        yield _index(None, None, f"the heads account for {total:,} events of {sums.events:,}")
+def records(store: Store, checker: Checker, first: int, last: int) -> Iterator[Finding | int]:
+    """Check a range in short snapshots; yields findings, and after each snapshot the seq that has been reached."""
+    for at in range(first, last + 1, SNAPSHOT):
+        stop = min(last, at + SNAPSHOT - 1)
+        with store.read() as reader:
+            yield from checker.range(reader, at, stop)
+        yield stop
 
 
 def _counts(reader: Reader, header: Sealed, own: dict[str, Any], name: str) -> Iterator[Finding]:
@@ -356,36 +344,26 @@ def _counts(reader: Reader, header: Sealed, own: dict[str, Any], name: str) -> I
         yield Finding(kind="counts", seq=header.seq, stream=name, detail="its counts are not those of its stream")
 
 
-def _links(reader: Reader, header: Sealed, previous: Hash | None, time_ns: int) -> Iterator[Finding]:
-    if previous is not None and header.prev_hash != previous:
-        yield Finding(kind="chain", seq=header.seq, detail=f"does not link to the event at seq {header.seq - 1}")
-    if header.time_ns < time_ns:
-        yield Finding(kind="time", seq=header.seq, detail="is dated before the event before it")
-    assert reader is not None
-
-
 def _gap(wanted: int, seq: int) -> Finding:
     missing = f"seq {wanted} is missing" if seq == wanted + 1 else f"seqs {wanted} to {seq - 1} are missing"
     return Finding(kind="gap", seq=wanted, detail=missing)
 
 
-def _index(seq: int | None, stream: str | None, detail: str) -> Finding:
+def _stream_chain(header: Sealed, stream: str, detail: str) -> Finding:
+    return Finding(kind="stream_chain", seq=header.seq, stream=stream, detail=detail)
+
+
+def index_finding(seq: int | None, stream: str | None, detail: str) -> Finding:
     return Finding(kind="index", seq=seq, stream=stream, detail=detail)
 
 
-def _stored(reader: Reader, header: Sealed) -> tuple[int, StreamSeq, Hash] | None:
-    data = reader.get(Tree.EVENTS, index.seq_key(header.stream_prev_seq))
-    if data is None:
+def _stored(reader: Reader, seq: Seq, stream: StreamNo) -> tuple[int, StreamSeq, Hash] | None:
+    """What the event at `seq` is for the one that follows it in its stream; None if it is not of that stream."""
+    data = reader.get(Tree.EVENTS, index.seq_key(seq))
+    if data is None or len(data) < chain.FACTS_AT:
         return None
     before = chain.unpack(data)
-    return (before.seq, before.stream_seq, chain.stored_hash(data)) if before.stream == header.stream else None
-
-
-def header_hash(reader: Reader, header: Sealed) -> Hash:
-    """The stored hash of the record of a header."""
-    data = reader.get(Tree.EVENTS, index.seq_key(header.seq))
-    assert data is not None
-    return chain.stored_hash(data)
+    return (before.seq, before.stream_seq, chain.stored_hash(data)) if before.stream == stream else None
 
 
 def _carries(reader: Reader, seq: Seq, tag: bytes) -> bool:
@@ -403,9 +381,3 @@ def _name_of(reader: Reader, number: StreamNo) -> str:
     if data is None:
         raise Damaged(f"stream {number} has no first event")
     return record.read_info(data).name
-
-
-def _last(reader: Reader) -> Head:
-    for key, value in reader.scan(Tree.EVENTS, reverse=True):
-        return Head(Seq(int.from_bytes(key[:8], "big")), chain.stored_hash(value))
-    return Head(Seq(0), chain.NO_HASH)

@@ -1,0 +1,109 @@
+"""Checking a ledger as a whole: its own rows, its heads, its totals, and a head that somebody kept.
+
+Rules: as in `verify`. What the trees hold in all is compared in one snapshot with what the events account for, so a
+row too many is found as surely as one too few.
+
+What no check of a ledger against itself can see: a history rewritten to its very end is as consistent as the true
+one. Hold a head (`log head`) elsewhere, and verify against it. This file does not know processes or terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ledger_core import chain
+from ledger_core.errors import Damaged
+from ledger_core.events.ledger import LedgerCreated
+from ledger_core.ids import Head, LedgerId, Seq, StreamNo
+from ledger_core.log import index, record
+from ledger_core.log.store import Reader, Store, Tree
+from ledger_core.log.verify import Checker, Finding, Sums, index_finding
+
+
+def opening(store: Store) -> Iterator[Finding | Head]:
+    """Check the ledger's own rows and its first event; yields the head to check up to.
+
+    Raises `CannotOpen` for a newer format, which nothing here can check.
+    """
+    with store.read() as reader:
+        try:
+            ledger = index.read_format(reader, chain.FORMAT)
+        except Damaged as damage:
+            yield Finding(kind="format", detail=damage.sentence)
+            ledger = None
+        data = reader.get(Tree.EVENTS, index.seq_key(1))
+        if ledger is not None and data is not None:
+            yield from _first(data, ledger)
+        yield _last(reader)
+
+
+def closing(store: Store, sums: Sums, checked: int) -> Iterator[Finding | Head]:
+    """Check what came after `checked`, and compare all sums with the trees, in one snapshot; yields the head."""
+    with store.read() as reader:
+        last = _last(reader)
+        checker = Checker(sums)
+        yield from checker.slowly(reader, checked + 1, last.seq)
+        yield from _heads(reader, sums)
+        rows = reader.count(Tree.EVENTS)
+        if rows != sums.events:
+            yield Finding(kind="record", detail=f"there are {rows:,} records, and {sums.events:,} were in their places")
+        rows = reader.count(Tree.BLOBS)
+        if rows != sums.blob_rows:
+            yield Finding(kind="blob", detail=f"there are {rows:,} rows of blobs, and events stored {sums.blob_rows:,}")
+        rows, wanted = reader.count(Tree.INDEX), 1 + 2 * sums.streams + sums.events + sums.key_rows
+        if rows != wanted and not sums.unknown:
+            yield index_finding(None, None, f"there are {rows:,} rows, and the events account for {wanted:,}")
+        yield last
+
+
+def against(store: Store, held: Head) -> Iterator[Finding]:
+    """Compare the log with a head that somebody kept."""
+    with store.read() as reader:
+        last = _last(reader)
+        data = reader.get(Tree.EVENTS, index.seq_key(held.seq))
+    if held.seq > last.seq:
+        detail = f"the log ends at seq {last.seq}, before the held head at seq {held.seq}: its tail was cut off"
+        yield Finding(kind="truncated", seq=last.seq, detail=detail)
+    elif held.seq and (data is None or chain.stored_hash(data) != held.hash):
+        detail = f"the event at seq {held.seq} is not the one that the held head names: history was rewritten"
+        yield Finding(kind="rewritten", seq=held.seq, detail=detail)
+
+
+def _first(data: bytes, ledger: LedgerId) -> Iterator[Finding]:
+    try:
+        header = record.checked_header(data, 1)
+        facts = record.decode_facts(data, header)
+    except Damaged:
+        return  # found again, and named, with the records
+    if header.prev_hash != chain.genesis(ledger) or (
+        facts[0] == LedgerCreated.kind.name and facts[6].get("ledger") != ledger
+    ):
+        yield Finding(kind="format", seq=1, detail="the first event does not belong to the ledger's id")
+
+
+def _heads(reader: Reader, sums: Sums) -> Iterator[Finding]:
+    """Every head row must name the last event of its stream; together they must account for all events."""
+    total = 0
+    for key, value in reader.scan(Tree.INDEX, index.HEAD):
+        if key[:1] != index.HEAD:
+            break
+        try:
+            number, head = StreamNo(index.parse_seq(key[1:])), index.parse_head_row(value)
+            data = reader.get(Tree.EVENTS, index.seq_key(head.seq))
+            header = None if data is None else chain.unpack(data)
+        except Damaged as damage:
+            yield index_finding(None, None, f"row {key.hex()}: {damage.sentence}")
+            continue
+        right = header is not None and data is not None and head.hash == chain.stored_hash(data)
+        right = right and header is not None and (header.stream, header.stream_seq) == (number, head.stream_seq)
+        if not right or reader.get(Tree.INDEX, index.position_key(number, head.stream_seq + 1)) is not None:
+            yield index_finding(head.seq, None, f"the head of stream {number} is not its last event")
+        total += head.stream_seq
+    if total != sums.events:
+        yield index_finding(None, None, f"the heads account for {total:,} events of {sums.events:,}")
+
+
+def _last(reader: Reader) -> Head:
+    for key, value in reader.scan(Tree.EVENTS, reverse=True):
+        return Head(Seq(int.from_bytes(key[:8], "big")), chain.stored_hash(value))
+    return Head(Seq(0), chain.NO_HASH)
