@@ -24,7 +24,8 @@ class RunCreated(Body):
     seed: bytes = fact()
     """32 bytes that `ctx.random` and `ctx.uuid` derive from."""
     initial_state: JSON = content()
-    input: JSON = content(default=None)
+    origin: str | None = content(default=None)
+    """Where the code's file was; content, because paths name people."""
 
 
 @event("run_completed", critical=True, closes=True)

@@ -191,12 +191,12 @@ class Log:
                     yield event
                 await bell.await_(seen)
 
-    def tag(self, stream: str, data: bytes) -> bytes | None:
-        """The stream's keyed tag of some data; None if its key is gone or the stream is not there."""
+    def tagger(self, stream: str) -> Callable[[bytes], bytes] | None:
+        """What makes the stream's keyed tags; None if its key is gone or the stream is not there."""
         with self._store.read() as reader:
             number = index.find_stream(reader, stream)
         cipher = None if number is None else self._reading.cipher(number)
-        return None if cipher is None else cipher.tag(data)
+        return None if cipher is None else cipher.tag
 
     def key(self, stream: str) -> tuple[StreamNo, bytes] | None:
         """Number and key of a stream, to hand to somebody who may read it; None if the key is gone."""

@@ -1,0 +1,126 @@
+"""What a tool is: a function that reaches outside, with what the runtime must know before it lets it.
+
+Rules: a tool is called with keyword arguments; one whose only parameter is annotated as a dict, or is not annotated
+and named like one, gets the arguments whole. `verify` takes the same arguments and answers what became of a call
+nobody knows the outcome of: it returns the tool's result, raises `NoEffect`, or raises anything else if it cannot
+tell. Both may name `idempotency_key`. This file does not call tools.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_args, overload
+
+import attrs
+
+from ledger_core.errors import BadInput
+from ledger_core.events.effect import SideEffect
+from ledger_core.ids import check_name
+
+Function = Callable[..., Any]
+F = TypeVar("F", bound=Function)
+_KEY = "idempotency_key"
+_WHOLE = ("arguments", "args", "payload", "request", "params")
+
+
+@attrs.frozen(kw_only=True)
+class ToolSpec:
+    """A tool: its function, and its contract with the runtime."""
+
+    name: str = attrs.field()
+    function: Function
+    version: str = "1"
+    side_effect: SideEffect = "none"
+    description: str = ""
+    verify: Function | None = None
+
+    @name.validator
+    def _check_name(self, _: object, name: str) -> None:
+        check_name(name, "tool")
+
+    def __attrs_post_init__(self) -> None:
+        if self.side_effect not in get_args(SideEffect):
+            raise BadInput(
+                f"Tool {self.name} has the side effect {self.side_effect!r}.",
+                hint="It is one of: " + ", ".join(get_args(SideEffect)) + ".",
+            )
+        if not callable(self.function) or not (self.verify is None or callable(self.verify)):
+            raise BadInput(f"Tool {self.name} needs functions: the tool's own, and `verify` if it has one.")
+
+    def bind(self, function: Function, arguments: Mapping[str, Any], key: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments to call `function` with; raises `BadInput` if they do not fit it."""
+        parameters = inspect.signature(function).parameters
+        if _takes_whole(parameters):
+            return (dict(arguments),), ({_KEY: key} if _KEY in parameters else {})
+        keywords = dict(arguments)
+        if _KEY in parameters and _KEY not in keywords:
+            keywords[_KEY] = key
+        try:
+            inspect.signature(function).bind(**keywords)
+        except TypeError as error:
+            raise BadInput(
+                f"Tool {self.name} cannot be called with {', '.join(sorted(arguments)) or 'no arguments'}: {error}.",
+                hint=f"Its parameters are: {', '.join(parameters) or 'none'}.",
+            ) from None
+        return (), keywords
+
+
+def _takes_whole(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    own = [parameter for name, parameter in parameters.items() if name != _KEY]
+    if len(own) != 1 or own[0].kind in (own[0].VAR_KEYWORD, own[0].VAR_POSITIONAL):
+        return False
+    annotation = own[0].annotation
+    if annotation is own[0].empty:
+        return own[0].name in _WHOLE
+    return annotation is dict or str(annotation).startswith(("dict", "Dict", "typing.Dict"))
+
+
+@overload
+def tool(function: F, /) -> F: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    version: str = "1",
+    side_effect: SideEffect = "none",
+    description: str | None = None,
+    verify: Function | None = None,
+) -> Callable[[F], F]: ...
+def tool(
+    function: Function | None = None,
+    /,
+    *,
+    name: str | None = None,
+    version: str = "1",
+    side_effect: SideEffect = "none",
+    description: str | None = None,
+    verify: Function | None = None,
+) -> Any:
+    """Declare a function a tool; it stays callable as it was. Raises `BadInput`."""
+
+    def declare(function: F) -> F:
+        spec = ToolSpec(
+            name=name or getattr(function, "__name__", type(function).__name__),
+            function=function,
+            version=version,
+            side_effect=side_effect,
+            description=description or inspect.getdoc(function) or "",
+            verify=verify,
+        )
+        function.__agentledger_tool__ = spec  # type: ignore[attr-defined]
+        return function
+
+    return declare(function) if function is not None else declare
+
+
+def spec_of(declared: ToolSpec | Function) -> ToolSpec:
+    """The spec of a tool, however it is given; a plain function is one without outside effects."""
+    if isinstance(declared, ToolSpec):
+        return declared
+    found = getattr(declared, "__agentledger_tool__", None)
+    if isinstance(found, ToolSpec):
+        return found
+    if not callable(declared):
+        raise BadInput(f"{declared!r:.100} is no tool.", hint="Pass a function decorated with @tool, or a ToolSpec.")
+    return tool(declared).__agentledger_tool__  # type: ignore[attr-defined, no-any-return]

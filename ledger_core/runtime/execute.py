@@ -1,0 +1,140 @@
+"""One execution of an agent's code against a journal: live on what is new, or answered from the record alone.
+
+Rules: what an execution comes to is a value (`Ended`): the code returned, raised, or was stopped. Nothing is decided
+here about the run. This file does not claim steps and appends nothing by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import attrs
+
+from ledger_core.clock import Clock
+from ledger_core.errors import BadInput
+from ledger_core.governance.tool import ToolSpec
+from ledger_core.run.journal import Journal
+from ledger_core.runtime import scope
+from ledger_core.runtime.agent import AgentSpec
+from ledger_core.runtime.context import AgentContext, SyncContext
+from ledger_core.runtime.driver import AsyncDriver, BlockingDriver, Driver, StepStopped
+from ledger_core.runtime.effects import Effects, Provider
+from ledger_core.runtime.recorder import Recorder
+from ledger_core.runtime.scope import Scope
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Ended:
+    """How an execution ended: with an output, an error of the code's, or stopped by `stopped`."""
+
+    output: Any = None
+    error: Exception | None = None
+    stopped: Any = None
+    state: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Execution:
+    """All that an execution needs; `recorder` is None where nothing may be live."""
+
+    spec: AgentSpec
+    journal: Journal
+    recorder: Recorder | None
+    tag: Callable[[bytes], bytes]
+    tools: Mapping[str, ToolSpec]
+    model: Callable[[str], Provider]
+    seed: bytes
+    run_id: str
+    step_id: str
+    attempt: int
+    session_id: str | None
+    state: dict[str, Any]
+    clock: Clock
+
+    def run(self) -> Ended:
+        """Execute sync code in this thread."""
+        driver = BlockingDriver(self.journal)
+        context = SyncContext(self._effects(driver), **self._identity())
+        try:
+            with scope.entered(Scope()):
+                output = self.spec.function(*self._arguments(context))
+            if hasattr(output, "__await__"):
+                raise BadInput(f"Agent {self.spec.name} returned an awaitable.", hint="Declare it with `async def`.")
+        except StepStopped:
+            return Ended(stopped=driver.stopped)
+        except Exception as error:  # whatever it is, it is the agent's outcome
+            return self._ended(driver, context, error=error)
+        finally:
+            driver.closed = True
+            driver.close()
+        return self._ended(driver, context, output=output)
+
+    async def arun(self) -> Ended:
+        """Execute async code in the running loop."""
+        root = Scope()
+        driver = AsyncDriver(self.journal, root)
+        context = AgentContext(self._effects(driver), **self._identity())
+        try:
+            with scope.tasks_counted(asyncio.get_running_loop()):
+                output = await driver.carry(self.spec.function(*self._arguments(context)), root)
+        except StepStopped:
+            return Ended(stopped=driver.stopped)
+        except Exception as error:  # whatever it is, it is the agent's outcome
+            await driver.finish()
+            return self._ended(driver, context, error=error)
+        await driver.finish()
+        return self._ended(driver, context, output=output)
+
+    def _ended(self, driver: Driver, context: Any, *, output: Any = None, error: Exception | None = None) -> Ended:
+        """The code came to its end; it diverged if it was stopped, or left something recorded out."""
+        stopped = driver.stopped or driver.journal.stuck(ended=True)
+        if stopped is not None:
+            return Ended(stopped=stopped)
+        return Ended(output=output, error=error, state=context.state)
+
+    def _effects(self, driver: Driver) -> Effects:
+        return Effects(
+            driver=driver,
+            recorder=self.recorder,
+            tag=self.tag,
+            tools=self.tools,
+            model=self.model,
+            seed=self.seed,
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "step_id": self.step_id,
+            "attempt": self.attempt,
+            "session_id": self.session_id,
+            "state": dict(self.state),
+            "clock": self.clock,
+        }
+
+    def _arguments(self, context: Any) -> tuple[Any, ...]:
+        return (context, context.state) if self.spec.takes_state else (context,)
+
+
+def in_own_thread(work: Callable[[], T]) -> T:
+    """Call `work` where no event loop runs: here, or, inside a loop (a notebook), in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return work()
+    done: Future[T] = Future()
+
+    def carry() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # carried over to the caller, whatever it is
+            done.set_exception(error)
+
+    threading.Thread(target=carry, name="agentledger-run").start()
+    return done.result()
