@@ -22,7 +22,7 @@ from ledger_core.ids import Head
 from ledger_core.log import audit, verify
 from ledger_core.log.log import Log
 from ledger_core.log.record import Draft, Event
-from ledger_core.log.store import Store
+from ledger_core.log.store import Store, Tree
 from ledger_core.log.verify import Finding
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +44,9 @@ def _audit(store: Store, against: Head | None = None) -> list[Finding]:
             found.append(item)
         else:
             last = item.seq
+    with store.read() as reader:
+        rows = reader.count(Tree.EVENTS)
+    assert last <= 2 * rows + 1000, f"verification would look for {last:,} events where there are {rows:,}"
     found += [item for item in verify.records(store, checker, 1, last) if isinstance(item, Finding)]
     if verify.positions(store, last) != checker.sums.positions % (1 << 64):
         found += verify.wrong_positions(store, last)

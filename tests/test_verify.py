@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from suites.forging import Rows, change, facts_in, fill, indexed, rechained, rows_of, seal, seq, store_of
 
+from ledger_core.errors import CannotOpen
 from ledger_core.ids import Head, Seq
+from ledger_core.log import index
 from ledger_core.log.log import Log
 from ledger_core.log.store import Tree
 from ledger_core.log.verify_jobs import verify_ledger, verify_stream
@@ -67,7 +69,7 @@ KINDS = {
 def test_every_flipped_byte_is_found(small: Log, findings: Any, tree: Tree, part: str) -> None:
     """Each byte of each row changed in turn, in keys and values, is a finding that names its kind, and an event's seq."""
     true = rows_of(small._store)
-    silent, misnamed, tried = [], [], 0
+    silent, misnamed, raised, tried = [], [], [], 0
     for key, value in true[tree].items():
         for place in range(len(key if part == "key" else value)):
             rows = [dict(one) for one in true]
@@ -78,8 +80,15 @@ def test_every_flipped_byte_is_found(small: Log, findings: Any, tree: Tree, part
             if new[0] in rows[tree]:
                 continue
             rows[tree][new[0]] = new[1]
-            found = findings(store_of(rows))
             tried += 1
+            try:
+                found = findings(store_of(rows))
+            except CannotOpen:  # a newer format is refused before anything is checked
+                assert key == index.FORMAT_ROW
+                continue
+            except Exception as error:
+                raised.append((key, place, repr(error)))
+                continue
             if not found:
                 silent.append((key, place))
             at = int.from_bytes(key, "big") if tree is Tree.EVENTS else None
@@ -87,8 +96,7 @@ def test_every_flipped_byte_is_found(small: Log, findings: Any, tree: Tree, part
                 misnamed.append((key, place, found))
 
     assert tried >= sum(len(key if part == "key" else value) for key, value in true[tree].items()) * 0.95
-    assert [] == silent
-    assert [] == misnamed[:3]
+    assert ([], [], []) == (silent[:3], misnamed[:3], raised[:3])
 
 
 @pytest.mark.parametrize("tree", Tree, ids=lambda tree: tree.name.lower())

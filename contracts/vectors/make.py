@@ -1,9 +1,9 @@
 # ruff: noqa: INP001
 """Makes the vectors of log format 1: small JSON files that a reader in any language can be tested against.
 
-Rules: what is written depends on nothing but this file and the project's code. Keys, nonces, ids and times come from
-`Stream`, a counter hashed with SHA-256, in place of the system's random source. Bytes are hex strings. In the values of
-`codec.json`, `{"$bytes": hex}` stands for bytes. Run it from the project's root: `python contracts/vectors/make.py`.
+Rules: what is written depends on nothing but this file and the project's code. Keys, nonces and ids come from
+`FixedRandom`, a counter hashed with SHA-256, in place of the system's random source. Bytes are hex strings; inside
+values, `{"$bytes": hex}` stands for bytes. Run it from the project's root: `python contracts/vectors/make.py`.
 `tests/test_format.py` asserts that running it changes nothing.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent.parent))
+sys.path.insert(0, str(HERE.parent.parent))  # the project, where it is not installed
 
 from ledger_core import chain, codec  # noqa: E402
 from ledger_core.clock import Clock  # noqa: E402
@@ -36,7 +36,7 @@ NOW_NS = 1_700_000_000_000_000_000
 PATTERN = "byte i is i % 251"
 
 
-class Stream:
+class FixedRandom:
     """Bytes that look random and are the same every time."""
 
     def __init__(self, name: str) -> None:
@@ -54,7 +54,7 @@ def pattern(size: int) -> bytes:
 
 def fixed_nonces(name: str) -> Any:
     """The cipher's nonces, for the length of a block; no other module's randomness is touched."""
-    return patch("ledger_core.log.cipher.os", SimpleNamespace(urandom=Stream(name)))
+    return patch("ledger_core.log.cipher.os", SimpleNamespace(urandom=FixedRandom(name)))
 
 
 def plain_json(value: Any) -> Any:
@@ -141,7 +141,7 @@ REJECTED = [
 
 
 def hash_vectors() -> dict[str, Any]:
-    key = Stream("stream key")(32)
+    key = FixedRandom("stream key")(32)
     cipher = Cipher(key)
     inputs = (b"", b"AgentLedger", pattern(1_025))
     ledger = LedgerId(pattern(16))
@@ -164,8 +164,8 @@ def hash_vectors() -> dict[str, Any]:
 
 def record_vectors() -> dict[str, Any]:
     """One record by itself, with every field of the header another than the rest."""
-    random = Stream("record")
-    key, prev, sprev, nonces = random(32), random(32), random(32), Stream("record nonces")
+    random = FixedRandom("record")
+    key, prev, sprev, nonces = random(32), random(32), random(32), FixedRandom("record nonces")
     cipher = Cipher(key)
     body = ToolCallCompleted(path="3/1", attempt=2, result={"ok": True, "text": "Grüße", "raw": b"\x00\x01"})
     draft = Draft(stream="run:run_1", body=body, actor="worker", step="step_1", epoch=4, causation=Seq(40))
@@ -192,7 +192,7 @@ def record_vectors() -> dict[str, Any]:
 
 def chain_vectors() -> dict[str, Any]:
     """A whole ledger of three streams, as the rows of its trees; the key of the third is withheld."""
-    random, ticks = Stream("chain"), iter(range(1_000))
+    random, ticks = FixedRandom("chain"), iter(range(1_000))
     keys = {StreamNo(number): random(32) for number in (1, 2, 3)}
     clock = Clock(now_ns=lambda: NOW_NS + 1_000 * next(ticks), monotonic_ns=lambda: 0, random=random)
     store = MemoryStore()
@@ -236,7 +236,7 @@ def chain_vectors() -> dict[str, Any]:
 
 def blob_vectors() -> dict[str, Any]:
     """Blobs by a rule for their bytes, with digests; the small one with its rows."""
-    key = Stream("blob")(32)
+    key = FixedRandom("blob")(32)
     cipher, found = Cipher(key), []
     for size in (40, blobs.CHUNK, blobs.CHUNK + 1, 150_000):
         store = MemoryStore()
@@ -267,7 +267,7 @@ def blob_vectors() -> dict[str, Any]:
 
 def list_vectors() -> dict[str, Any]:
     """Message lists: ids, nodes by level, and the reference that stands in the document."""
-    key = Stream("list")(32)
+    key = FixedRandom("list")(32)
     cipher, lists = Cipher(key), []
     for size in (1, 2, 40, 100):
         saved: dict[bytes, bytes] = {}

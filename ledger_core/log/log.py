@@ -18,7 +18,7 @@ import attrs
 
 from ledger_core import chain
 from ledger_core.clock import SYSTEM, Clock
-from ledger_core.errors import Damaged, LedgerError, NotFound, OutcomeUnknown, StoreFull
+from ledger_core.errors import CannotOpen, Damaged, LedgerError, NotFound, OutcomeUnknown, StoreFull
 from ledger_core.events.ledger import STREAM, ContentForgotten, LedgerCreated
 from ledger_core.ids import Hash, Head, LedgerId, Seq, StreamNo
 from ledger_core.log import follow, index
@@ -41,7 +41,15 @@ _Ticket = Ticket[Decision, list[Event]]
 class Log:
     """One ledger's events. Open with `Log.open` or `Log.in_memory`; safe for threads, loops and processes."""
 
-    def __init__(self, store: Store, keys: Keys, *, root: Path | None = None, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        *,
+        root: Path | None = None,
+        clock: Clock = SYSTEM,
+        readonly: bool = False,
+    ) -> None:
         self.root = root
         self.clock = clock
         self._store = store
@@ -49,7 +57,7 @@ class Log:
         self._reading = Reading(store, keys)
         self._group: Group[Decision, list[Event]] = Group(self._commit)
         self._closed = False
-        self.id = self._begin()
+        self.id = self._begin(readonly=readonly)
 
     @classmethod
     def open(
@@ -70,7 +78,7 @@ class Log:
         _refuse_emptied(path / STORE, key_directory)
         store = open_store(path / STORE, readonly=readonly, map_size=map_size)
         try:
-            return cls(store, keys or key_directory, root=path, clock=clock)
+            return cls(store, keys or key_directory, root=path, clock=clock, readonly=readonly)
         except BaseException:
             store.close()
             raise
@@ -207,13 +215,16 @@ class Log:
 
     # Committing
 
-    def _begin(self) -> LedgerId:
+    def _begin(self, *, readonly: bool) -> LedgerId:
         """The ledger's id; an empty store gets its first event."""
         with self._store.read() as reader:
             found = index.read_format(reader, chain.FORMAT)
         if found is not None:
-            self._finish_forgetting()
+            if not readonly:
+                self._finish_forgetting()
             return found
+        if readonly:
+            raise CannotOpen(f"There is no ledger in {self.root} yet.", hint="Create one: agentledger init.")
         with self._store.write() as writer:
             found = index.read_format(writer, chain.FORMAT)
             if found is None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 import attrs
 
@@ -19,7 +19,13 @@ from ledger_core.errors import BadInput
 from ledger_core.governance.tool import Function, ToolSpec, spec_of
 from ledger_core.ids import Hash, check_name
 
+FILE_MARK: Final = "__agentledger_file__"
+"""Set on modules that were loaded from a file named by its path."""
 F = TypeVar("F", bound=Function)
+Provider = Callable[..., Any]
+"""Asks a model: a request as a dict goes in, a response of plain data comes out; sync or async."""
+Models = Provider | Mapping[str, Provider] | None
+"""One provider for every model, or one by model name (`default` for the rest)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +36,7 @@ class AgentSpec:
     function: Function
     role: str | None
     tools: dict[str, ToolSpec]
+    models: Models
     takes_state: bool
     is_async: bool
     entry_point: str | None
@@ -42,7 +49,11 @@ class AgentSpec:
 def agent(function: F, /) -> F: ...
 @overload
 def agent(
-    *, name: str | None = None, role: str | None = None, tools: Iterable[ToolSpec | Function] = ()
+    *,
+    name: str | None = None,
+    role: str | None = None,
+    tools: Iterable[ToolSpec | Function] = (),
+    models: Models = None,
 ) -> Callable[[F], F]: ...
 def agent(
     function: Function | None = None,
@@ -51,11 +62,12 @@ def agent(
     name: str | None = None,
     role: str | None = None,
     tools: Iterable[ToolSpec | Function] = (),
+    models: Models = None,
 ) -> Any:
     """Declare a function an agent; it stays callable as it was. Raises `BadInput`."""
 
     def declare(function: F) -> F:
-        function.__agentledger_agent__ = _spec(function, name, role, tools)  # type: ignore[attr-defined]
+        function.__agentledger_agent__ = _spec(function, name, role, tools, models)  # type: ignore[attr-defined]
         return function
 
     return declare(function) if function is not None else declare
@@ -66,11 +78,11 @@ def agent_of(declared: AgentSpec | Function) -> AgentSpec:
     if isinstance(declared, AgentSpec):
         return declared
     found = getattr(declared, "__agentledger_agent__", None)
-    return found if isinstance(found, AgentSpec) else _spec(declared, None, None, ())
+    return found if isinstance(found, AgentSpec) else _spec(declared, None, None, (), None)
 
 
 def _spec(
-    function: Function, name: str | None, role: str | None, tools: Iterable[ToolSpec | Function]
+    function: Function, name: str | None, role: str | None, tools: Iterable[ToolSpec | Function], models: Models
 ) -> AgentSpec:
     if not callable(function) or not hasattr(function, "__name__"):
         raise BadInput(f"{function!r:.100} is no agent.", hint="An agent is a function: def agent(ctx) or (ctx, state).")
@@ -86,6 +98,7 @@ def _spec(
         function=function,
         role=None if role is None else check_name(role, "role"),
         tools=specs,
+        models=models,
         takes_state=_takes_state(function, label),
         is_async=inspect.iscoroutinefunction(function),
         entry_point=_entry_point(function, origin),
@@ -112,7 +125,7 @@ def _entry_point(function: Function, origin: str | None) -> str | None:
     """`module:name`, or `file.py:name` for a program's own file; None for what cannot be imported again."""
     if "<" in function.__qualname__:
         return None
-    if function.__module__ == "__main__" or function.__module__ not in sys.modules:
+    if getattr(sys.modules.get(function.__module__, sys.modules["__main__"]), FILE_MARK, function.__module__ == "__main__"):
         return f"{Path(origin).name}:{function.__qualname__}" if origin else None
     return f"{function.__module__}:{function.__qualname__}"
 

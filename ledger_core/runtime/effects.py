@@ -28,15 +28,15 @@ from ledger_core.events.effect import (
 )
 from ledger_core.events.step import StatePatchProposed
 from ledger_core.failpoints import reach
-from ledger_core.governance.tool import Function, ToolSpec
+from ledger_core.governance.tool import ToolSpec
 from ledger_core.ids import check_name
 from ledger_core.run.divergence import Divergence
 from ledger_core.run.journal import Entry, Intent, Standing
+from ledger_core.runtime.agent import Provider
 from ledger_core.runtime.driver import Driver, StepStopped
 from ledger_core.runtime.recorder import Recorder
 
 LONGEST_MESSAGE: Final = 10_000
-Provider = Callable[..., Any]
 Place = tuple[str, str | None]
 """An effect's path, and the line of agent code that asked for it."""
 
@@ -379,5 +379,3 @@ def _usage(response: Any) -> tuple[int | None, int | None]:
 
     return count("input_tokens", "prompt_tokens"), count("output_tokens", "completion_tokens")
 
-
-__all__ = ["Effects", "Function", "Provider", "normalised"]

@@ -33,8 +33,8 @@ from ledger_core.run.journal import Journal
 from ledger_core.run.patch import diff, merge
 from ledger_core.run.state import RunState, fold
 from ledger_core.runtime import liveness
-from ledger_core.runtime.agent import AgentSpec, agent_of
-from ledger_core.runtime.effects import Provider, normalised
+from ledger_core.runtime.agent import AgentSpec, Models, Provider, agent_of
+from ledger_core.runtime.effects import normalised
 from ledger_core.runtime.execute import Ended, Execution, in_own_thread
 from ledger_core.runtime.recorder import Recorder
 
@@ -70,7 +70,7 @@ class Result:
 class Runtime:
     """Runs agents on one ledger. Open with `Runtime.local` or `Runtime.in_memory`; safe for threads and loops."""
 
-    def __init__(self, log: Log, *, models: Provider | Mapping[str, Provider] | None = None) -> None:
+    def __init__(self, log: Log, *, models: Models = None) -> None:
         self.log = log
         self._models = models
         self._tools: dict[str, ToolSpec] = {}
@@ -82,7 +82,7 @@ class Runtime:
         cls,
         root: str | os.PathLike[str] = ".agentledger",
         *,
-        models: Provider | Mapping[str, Provider] | None = None,
+        models: Models = None,
         clock: Clock = SYSTEM,
     ) -> Runtime:
         """A runtime on the ledger in a directory, created if it is not there. Raises `CannotOpen`, `Damaged`."""
@@ -90,7 +90,7 @@ class Runtime:
 
     @classmethod
     def in_memory(
-        cls, *, models: Provider | Mapping[str, Provider] | None = None, clock: Clock = SYSTEM
+        cls, *, models: Models = None, clock: Clock = SYSTEM
     ) -> Runtime:
         """A runtime whose ledger ends with the process."""
         return cls(Log.in_memory(clock=clock), models=models)
@@ -280,7 +280,7 @@ class Runtime:
             recorder=recorder,
             tag=tag,
             tools={**self._tools, **spec.tools},
-            model=self._provider,
+            model=lambda model: _provider(model, spec.models, self._models),
             seed=state.seed,
             run_id=state.run,
             step_id=state.step,
@@ -289,15 +289,6 @@ class Runtime:
             state=document,
             clock=self.log.clock,
         )
-
-    def _provider(self, model: str) -> Provider:
-        found = self._models.get(model, self._models.get("default")) if isinstance(self._models, Mapping) else self._models
-        if found is None:
-            raise BadInput(
-                f"No provider is known for model {model!r}.",
-                hint="Pass Runtime.local(models=callable) or models={name: callable}.",
-            )
-        return found
 
     def _result(self, execution: Execution, ended: Ended) -> Result:
         """The result of an execution whose end is in the log; raises what stopped it."""
@@ -439,6 +430,18 @@ def _category(error: Exception) -> str:
 
 def _present(value: Any) -> Any:
     return None if isinstance(value, Missing) else value
+
+
+def _provider(model: str, *sources: Models) -> Provider:
+    """The provider of a model: the agent's own, or the runtime's."""
+    for source in sources:
+        found = source.get(model, source.get("default")) if isinstance(source, Mapping) else source
+        if found is not None:
+            return found
+    raise BadInput(
+        f"No provider is known for model {model!r}.",
+        hint="Pass models=callable, or models={name: callable}, to @agent or to the runtime.",
+    )
 
 
 async def _quietly(work: Any) -> None:

@@ -1,0 +1,95 @@
+"""The command line: options that every command has, the list of commands, and how errors end.
+
+Rules: a command's body parses, calls one function and renders. `--json`, `--root` and `--debug` work before and after
+a command's name. No user sees a traceback without `--debug`. Exit codes: 0 well, 1 refused or failed, 2 usage,
+3 integrity, 4 divergence, 5 a conflict or an unknown outcome, 6 incomplete.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.commands import demo, keep, log, prove, runs
+from cli.options import DEFAULT_ROOT, pass_settings
+from cli.output import Settings, complain, say
+from ledger_core.errors import LedgerError
+
+GROUPS: dict[str, Sequence[click.Command]] = {
+    "Run": (demo.demo, runs.run, runs.resume),
+    "See": (runs.runs, runs.status, log.log),
+    "Prove": (prove.verify, prove.replay),
+    "Keep": (keep.init, keep.doctor),
+}
+
+
+class Commands(click.Group):
+    """The commands, in their four groups."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(one.name), one.get_short_help_str(80)) for one in commands])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="agentledger", prog_name="agentledger")
+@pass_settings
+def cli(settings: Settings) -> None:
+    """Durable, auditable, replayable runs of AI agents.
+
+    The ledger is the directory named by --root, by $AGENTLEDGER_ROOT, or .agentledger here.
+    """
+    del settings
+
+
+for _commands in GROUPS.values():
+    for _command in _commands:
+        cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    settings = Settings(root=Path(os.environ.get("AGENTLEDGER_ROOT") or DEFAULT_ROOT))
+    sys.exit(_run(arguments, settings))
+
+
+def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
+    try:
+        code: Any = cli.main(arguments, prog_name="agentledger", obj=settings, standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        return _interrupted()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except LedgerError as error:
+        if settings.debug:
+            raise
+        complain(settings, error)
+        return error.exit_code
+    except Exception as error:
+        if settings.debug:
+            raise
+        say(f"error: {type(error).__name__}: {error}\nThis is a defect of AgentLedger; --debug shows where.")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    say("interrupted; what was recorded is kept. Go on with: agentledger resume latest")
+    return 130
+
+
+if __name__ == "__main__":
+    main()

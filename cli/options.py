@@ -1,0 +1,45 @@
+"""Options that every command has, and what commands open.
+
+Rules: an option given after a command's name says the same as before it. A ledger is opened for reading where reading
+is enough, and closed when the command ends. This file knows no command.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.output import Settings
+from ledger_core.log.log import Log
+
+DEFAULT_ROOT = ".agentledger"
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def pass_settings(function: F) -> F:
+    """Give a command `settings`, with --root, --json and --debug."""
+
+    @click.option("--root", type=click.Path(path_type=Path), help="Directory of the ledger.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+    @click.option("--debug", is_flag=True, help="Show tracebacks.")
+    @click.pass_obj
+    @functools.wraps(function)
+    def command(
+        settings: Settings, *args: Any, root: Path | None, as_json: bool, debug: bool, **options: Any
+    ) -> Any:
+        if root is not None:
+            settings.root = root
+        settings.json = settings.json or as_json
+        settings.debug = settings.debug or debug
+        return function(settings, *args, **options)
+
+    return command  # type: ignore[return-value]  # click has wrapped it
+
+
+def open_log(settings: Settings) -> Log:
+    """The ledger, for reading."""
+    return Log.open(settings.root, readonly=True)

@@ -1,0 +1,110 @@
+"""Strict replay: the agent's code runs again, and the record answers for the world.
+
+Rules: nothing outside is touched, nothing is spent, nothing is appended. The same machine as recovery, without a pen:
+whatever would have to be live is a divergence. What comes of it is a value. This file does not print.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import attrs
+
+from ledger_core import codec
+from ledger_core.errors import LedgerError, Refused
+from ledger_core.events import Missing
+from ledger_core.run import divergence
+from ledger_core.run.divergence import Divergence, differences
+from ledger_core.run.patch import diff, merge
+from ledger_core.runtime.agent import AgentSpec
+from ledger_core.runtime.effects import normalised
+from ledger_core.runtime.execute import Ended, in_own_thread
+from ledger_core.runtime.runtime import RunRecord, Runtime, stream_of
+
+
+@attrs.frozen(kw_only=True)
+class Replay:
+    """What a replay came to."""
+
+    run_id: str
+    effects: int
+    """Effects answered from the record."""
+    complete: bool
+    """Whether the code came to its recorded end; False where the record stops before it."""
+    same_code: bool
+    divergence: Divergence | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.divergence is None
+
+    def as_json(self) -> dict[str, Any]:
+        """The value as `--json` prints it."""
+        found = self.divergence
+        return {
+            "run_id": self.run_id,
+            "ok": self.ok,
+            "complete": self.complete,
+            "effects": self.effects,
+            "same_code": self.same_code,
+            "divergence": None if found is None else found.as_json(),
+        }
+
+
+def replay(runtime: Runtime, run_id: str, agent: AgentSpec) -> Replay:
+    """Replay a run strictly against an agent's code. Raises `NotFound`, and `Refused` for a forgotten run."""
+    record = RunRecord.read(runtime.log, run_id)
+    tag = runtime.log.tagger(stream_of(run_id))
+    if tag is None or isinstance(record.initial, Missing):
+        raise Refused(f"What run {run_id} said was forgotten: its code cannot be replayed.", hint="`verify` still can.")
+    execution = runtime.execution(agent, record.state, record.journal, record.initial, tag, None, record.session)
+    ended = in_own_thread(lambda: asyncio.run(execution.arun()) if agent.is_async else execution.run())
+    found = ended.stopped if ended.stopped is not None else _end(record, ended)
+    complete = record.state.ended
+    if isinstance(found, LedgerError):
+        raise found
+    if not record.state.ended and found is not None and not found.recorded and found.kind is divergence.EXTRA:
+        found = None  # the code wants to go on where the record of an unfinished run stops
+    return Replay(
+        run_id=run_id,
+        effects=len(record.journal.entries),
+        complete=complete and found is None,
+        same_code=agent.code_digest == record.state.code_digest,
+        divergence=found,
+    )
+
+
+def _end(record: RunRecord, ended: Ended) -> Divergence | None:
+    """Compare how the code ended with how it is recorded to have ended."""
+    if record.state.status == "failed":
+        was = f"{record.error_type}: {record.message}"
+    elif record.state.status == "completed":
+        was = "a result"
+    else:
+        return None
+    error = ended.error
+    if error is None:
+        try:
+            codec.encode(ended.output)
+        except LedgerError as unstorable:
+            error = unstorable
+    now = "a result" if error is None else "{}: {}".format(*normalised(error))
+    if was != now:
+        return Divergence(kind=divergence.OTHER_OUTPUT, path="end", recorded=was, attempted=now)
+    if error is not None:
+        return None
+    output, state = codec.roundtrip(ended.output), merge(record.initial, diff(record.initial, ended.state))
+    for kind, before, after in (
+        (divergence.OTHER_OUTPUT, record.output, output),
+        (divergence.OTHER_STATE, record.document, state),
+    ):
+        if codec.canonical(before) != codec.canonical(after):
+            return Divergence(
+                kind=kind,
+                path="end",
+                recorded="its output" if kind is divergence.OTHER_OUTPUT else "its state",
+                attempted="another",
+                differences=tuple(differences(before, after)),
+            )
+    return None
