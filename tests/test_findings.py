@@ -45,7 +45,7 @@ def test_a_run_that_miscounts_itself_is_found(root: Path, counts: dict[str, int]
 
 
 def test_an_unknown_type_is_verified_as_far_as_it_goes(root: Path) -> None:
-    """An event of a type that this version does not know is no finding; only its index rows are named as not checked."""
+    """An event of a type that this version does not know is no finding; its index rows are named as not checked."""
     with Log.open(root) as log:
         log.append(Draft(stream="s", body=Unknown(type="from_the_future", version=3, facts={"x": [1]})))
         log.append(note("s", 1))
@@ -95,15 +95,21 @@ def test_every_missing_chunk_of_every_blob_is_found(root: Path, findings: Any) -
     [[], {}, 1, ["x"], [1] * 8, [None] * 8, ["t", 1, None, None, None, None, 5, {}], ["t", 1, "", "", 1, 1, {}, 5]],
     ids=repr,
 )
-@pytest.mark.parametrize("at", [1, 2, 4, 5, 8])
-def test_forged_facts_of_any_shape_are_a_finding(findings: Any, at: int, facts: Any) -> None:
+def test_forged_facts_of_any_shape_are_a_finding(findings: Any, facts: Any) -> None:
     """Facts that are no event's, under a hash that fits, are found, and verification does not stumble over them."""
     with Log.in_memory() as log:
         fill(log)
         rows = rows_of(log._store)
-    rows[Tree.EVENTS][seq(at)] = seal(rows[Tree.EVENTS][seq(at)], facts=codec.encode(facts))
+    wrong = []
+    for at in (1, 2, 4, 5, 8):
+        forged = dict(rows[0]) | {seq(at): seal(rows[0][seq(at)], facts=codec.encode(facts))}
+        try:
+            if not findings(store_of([forged, rows[1], rows[2]])):
+                wrong.append((at, "nothing"))
+        except Exception as error:
+            wrong.append((at, repr(error)))
 
-    assert findings(store_of(rows))
+    assert [] == wrong
 
 
 def test_damage_does_not_hide_what_lies_beyond_it(root: Path) -> None:

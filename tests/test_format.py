@@ -300,7 +300,19 @@ def forge(events: list[Forged]) -> Ledger:
         sealed = event.get("sealed", codec.encode([*facts, extra] if flags & 6 else facts))
         digest = second_reader.keyed("content", stored) if stored else bytes(32)
         header = chain.Sealed(
-            1, flags, 0, seq, seq, previous, number, before[1] + 1, before[0], before[2], digest, len(stored), len(sealed)
+            1,
+            flags,
+            0,
+            seq,
+            seq,
+            previous,
+            number,
+            before[1] + 1,
+            before[0],
+            before[2],
+            digest,
+            len(stored),
+            len(sealed),
         )._replace(**event.get("header", {}))
         sealed = chain.HEADER.pack(*header) + sealed
         previous = second_reader.keyed("event", sealed)
@@ -378,7 +390,11 @@ ODD = {
     "a tag without a flag": [BORN, CALL | {"facts": {"tool": "t", "key": b"k" * 32}}],
     "a flag without a tag": [BORN, CALL | {"facts": {"tool": "t"}, "flags": 8}],
     "a wrong count": [BORN, SAYS, {"stream": 2, "facts": {"counts": {"said": 2}, "tools": {}}, "flags": 16}],
-    "a wrong count of tools": [BORN, SAYS, {"stream": 2, "facts": {"counts": {"said": 1}, "tools": {"t": 1}}, "flags": 16}],
+    "a wrong count of tools": [
+        BORN,
+        SAYS,
+        {"stream": 2, "facts": {"counts": {"said": 1}, "tools": {"t": 1}}, "flags": 16},
+    ],
     "a node of another level": [BORN, node(2, *UNCUT[:1], root=1)],
     "a node of level 0": [BORN, node(0, *UNCUT[:1], root=0)],
     "a node with half an id": [BORN, node(1, *UNCUT[:1], more=UNCUT[1][:8])],
@@ -394,7 +410,10 @@ def test_a_sound_forgery_is_accepted():
     listed = {"blobs": [b"\1" + b"".join(UNCUT[:32]), *(x for x in LEAVES if blob_id(x) in UNCUT[:32])]}
     whole = listed | {"content": ref(2, b"\1" + blob_id(listed["blobs"][0]))}
     many = [codec.encode(n) for n in range(65)]
-    row = {"blobs": many, "content": b"\xde\0\x41" + b"".join(b"\xa2%02x" % n + ref(1, blob_id(d))[3:] for n, d in enumerate(many))}
+    row = {
+        "blobs": many,
+        "content": b"\xde\0\x41" + b"".join(b"\xa2%02x" % n + ref(1, blob_id(d))[3:] for n, d in enumerate(many)),
+    }
 
     assert len(list(second_reader.read(forge([*SOUND, counted])))) == 6
     assert len(list(second_reader.read(forge([BORN, whole, row])))) == 3
@@ -414,7 +433,11 @@ def test_altered_rows_of_a_forgery_are_rejected():
     ((key, sealed),) = sound.blobs.items()
     row = next(key for key in many.blobs if key.endswith(b"\xff" * 4))
     listed = {**many.blobs, row: many.blobs[row][:-1] + b"\0"}
-    for broken in (sound._replace(events=short), sound._replace(blobs={key: sealed[::-1]}), many._replace(blobs=listed)):
+    for broken in (
+        sound._replace(events=short),
+        sound._replace(blobs={key: sealed[::-1]}),
+        many._replace(blobs=listed),
+    ):
         with pytest.raises(Rejected):
             list(second_reader.read(broken))
 

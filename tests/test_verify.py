@@ -67,7 +67,7 @@ KINDS = {
 @pytest.mark.parametrize("tree", Tree, ids=lambda tree: tree.name.lower())
 @pytest.mark.parametrize("part", ["key", "value"])
 def test_every_flipped_byte_is_found(small: Log, findings: Any, tree: Tree, part: str) -> None:
-    """Each byte of each row changed in turn, in keys and values, is a finding that names its kind, and an event's seq."""
+    """Each byte of each row changed in turn, in keys and values, is a finding that names its kind and the event."""
     true = rows_of(small._store)
     silent, misnamed, raised, tried = [], [], [], 0
     for key, value in true[tree].items():

@@ -36,6 +36,10 @@ class Tickets:
             cursor = self._rows.execute("INSERT INTO tickets (title, body, key) VALUES (?, ?, ?)", (title, body, key))
             return int(cursor.lastrowid or 0)
 
+    def close(self) -> None:
+        """Let go of the database."""
+        self._rows.close()
+
     def find(self, key: str | None) -> list[dict[str, Any]]:
         """All tickets, or those that were sent with a key."""
         with self._mutex:
@@ -44,7 +48,24 @@ class Tickets:
             return [{"id": id_, "title": title, "key": key} for id_, title, key in rows]
 
 
-def serve(path: str, slow: int) -> ThreadingHTTPServer:
+class Server(ThreadingHTTPServer):
+    """The service's server; lets go of its database when it is closed."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], tickets: Tickets) -> None:
+        super().__init__(address, handler)
+        self._tickets = tickets
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is killed breaks its connection: nothing to say about it."""
+
+    def server_close(self) -> None:
+        super().server_close()
+        self._tickets.close()
+
+
+def serve(path: str, slow: int) -> Server:
     """A server on a free port of loopback."""
     tickets = Tickets(path)
 
@@ -71,9 +92,7 @@ def serve(path: str, slow: int) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    return server
+    return Server(("127.0.0.1", 0), Handler, tickets)
 
 
 def main() -> None:

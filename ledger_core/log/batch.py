@@ -16,6 +16,7 @@ from ledger_core.clock import Clock
 from ledger_core.errors import Refused
 from ledger_core.events import Body, Unknown
 from ledger_core.events.base import content_of, key_tags
+from ledger_core.failpoints import reach
 from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq
 from ledger_core.log import blobs, content, index, record
 from ledger_core.log.index import StreamHead
@@ -115,6 +116,7 @@ class Batch:
         )
         hash_, sealed = chain.seal(header, facts)
         self._writer.append(Tree.EVENTS, index.seq_key(header.seq), hash_ + sealed + ciphertext)
+        reach("record-put")
         self._writer.put(Tree.INDEX, index.position_key(number, stream_seq), index.seq_key(header.seq))
         for tag in tags:
             if index.find_key(self._writer, tag) is None:

@@ -14,10 +14,12 @@ This file does not know what the keys open.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from ledger_core.errors import CannotOpen, Damaged
+from ledger_core.failpoints import reach
 from ledger_core.ids import StreamNo
 from ledger_core.log.cipher import KEY_SIZE
 from ledger_core.log.disk import sync_directory
@@ -113,10 +115,10 @@ class KeyDirectory:
                 file.write(_MAGIC + os.urandom(SLOTS * KEY_SIZE))
                 file.flush()
                 os.fsync(file.fileno())
-            try:
+            reach("keys-written")
+            with suppress(FileExistsError):
                 os.link(draft, page)
-            except FileExistsError:
-                pass
+            reach("keys-linked")
         finally:
             draft.unlink(missing_ok=True)
         sync_directory(self._path)

@@ -20,6 +20,7 @@ from ledger_core import chain
 from ledger_core.clock import SYSTEM, Clock
 from ledger_core.errors import CannotOpen, Damaged, LedgerError, NotFound, OutcomeUnknown, StoreFull
 from ledger_core.events.ledger import STREAM, ContentForgotten, LedgerCreated
+from ledger_core.failpoints import reach
 from ledger_core.ids import Hash, Head, LedgerId, Seq, StreamNo
 from ledger_core.log import follow, index
 from ledger_core.log.batch import Batch, View
@@ -254,6 +255,8 @@ class Log:
                 if batch.first is None:
                     raise _NothingToWrite
                 batch.finish()
+                reach("commit-before")
+            reach("commit-after")
         except (_NothingToWrite, _Unfit):
             self._reading.reset()
         except NeedsRoom:

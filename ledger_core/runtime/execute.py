@@ -124,9 +124,7 @@ class Execution:
 
 def in_own_thread(work: Callable[[], T]) -> T:
     """Call `work` where no event loop runs: here, or, inside a loop (a notebook), in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if asyncio._get_running_loop() is None:
         return work()
     done: Future[T] = Future()
 
