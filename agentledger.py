@@ -3,6 +3,8 @@
 `from agentledger import agent, run, tool`; `python -m agentledger` is the command line.
 """
 
+from importlib import import_module
+
 from ledger_core.clock import Clock
 from ledger_core.errors import (
     AgentError,
@@ -65,6 +67,5 @@ __all__ = [
 ]
 
 if __name__ == "__main__":
-    from cli.main import main
-
-    main()
+    # by name: the command line imports this module, and the tour's agent does too
+    import_module("cli.main").main()

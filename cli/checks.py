@@ -66,9 +66,7 @@ def _packages(_: Path) -> Check:
 def _clashes(_: Path) -> Check:
     """Other distributions that own one of our import names: whoever is installed last wins."""
     owners = metadata.packages_distributions()
-    others = {
-        f"{name} ({owner})" for name in NAMES for owner in owners.get(name, ()) if owner.lower() != "agentledger"
-    }
+    others = {f"{name} ({owner})" for name in NAMES for owner in owners.get(name, ()) if owner.lower() != "agentledger"}
     if others:
         return Check(name="names", ok=False, detail="also owned by other packages: " + ", ".join(sorted(others)))
     return Check(name="names", ok=True, detail="no other package owns our import names")

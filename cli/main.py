@@ -32,6 +32,7 @@ class Commands(click.Group):
     """The commands, in their four groups."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
         for title, commands in GROUPS.items():
             with formatter.section(title):
                 formatter.write_dl([(str(one.name), one.get_short_help_str(80)) for one in commands])

@@ -28,9 +28,8 @@ def pass_settings(function: F) -> F:
     @click.option("--debug", is_flag=True, help="Show tracebacks.")
     @click.pass_obj
     @functools.wraps(function)
-    def command(
-        settings: Settings, *args: Any, root: Path | None, as_json: bool, debug: bool, **options: Any
-    ) -> Any:
+    def command(settings: Settings, *args: Any, **options: Any) -> Any:
+        root, as_json, debug = options.pop("root"), options.pop("as_json"), options.pop("debug")
         if root is not None:
             settings.root = root
         settings.json = settings.json or as_json

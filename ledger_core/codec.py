@@ -78,7 +78,7 @@ def canonical(value: Any) -> bytes:
 
 
 def _no_ref(code: int, data: bytes) -> Any:
-    raise ValueError(f"an extension of the kind {code} where none may be")
+    raise ValueError(f"an extension of the kind {code} and {len(data)} bytes where none may be")
 
 
 def _encode_checked(value: Any) -> bytes:
@@ -97,12 +97,12 @@ def _encode_checked(value: Any) -> bytes:
 
 def _pack_reset() -> None:
     """A packer that raised may hold half a document: start a clean one."""
-    global _pack
+    global _pack  # noqa: PLW0603 - the one packer of the process
     _pack = msgpack.Packer(use_bin_type=True, strict_types=True, autoreset=True).pack
 
 
 def _check(value: Any, *, refs: bool = False) -> None:
-    """Raise `NotStorable` unless every part of `value` has an encoding; the place is looked for only when one has not."""
+    """Raise `NotStorable` unless all of `value` has an encoding; the place is looked for only when it has not."""
     if not _fine(value, 0, refs):
         _complain(value, 0, "value", refs)
 

@@ -25,7 +25,7 @@ def reach(name: str) -> None:
 
 def arm(at: str, trace: str = "") -> None:
     """Have this process killed at a place; count from here."""
-    global _at, _trace  # noqa: PLW0603 - one switch per process, thrown by tests only
+    global _at, _trace
     _reached.clear()
     _at, _trace = at, trace
 

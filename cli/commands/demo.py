@@ -23,7 +23,7 @@ _SHOWN = 9
 @pass_settings
 def demo(settings: Settings, directory: Path) -> None:
     """Take the tour: an agent killed in the middle, recovered, verified, replayed, and tampered with."""
-    tell = (lambda _: None) if settings.json else _tell
+    tell = _silence if settings.json else _tell
     base = _fresh(directory)
     base.mkdir(parents=True)
     reports = steps.reports_directory()
@@ -108,6 +108,10 @@ def _events(events: list[Event]) -> str:
 
 def _tell(text: str) -> None:
     click.echo(textwrap.dedent(text) if text.startswith("\n") else text)
+
+
+def _silence(_: str) -> None:
+    """With --json, one object at the end says it all."""
 
 
 def _fresh(directory: Path) -> Path:

@@ -178,7 +178,7 @@ def _document(text: str | None) -> dict[str, Any] | None:
         if text == "-":
             text = sys.stdin.read()
         elif text.startswith("@"):
-            with open(text[1:], encoding="utf-8") as file:  # noqa: PTH123 - a name from the command line
+            with open(text[1:], encoding="utf-8") as file:
                 text = file.read()
         value = json.loads(text)
     except (OSError, ValueError) as error:

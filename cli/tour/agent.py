@@ -69,6 +69,7 @@ async def triage(ctx: AgentContext) -> list[str]:
     return filed
 
 
-def _ask(request: Request) -> Any:
-    with urlopen(request, timeout=60) as answer:  # noqa: S310 - the service's own URL, on loopback
-        return json.loads(answer.read())
+def _ask(request: Request) -> dict[str, Any]:
+    with urlopen(request, timeout=60) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+    return found

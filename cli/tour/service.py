@@ -70,14 +70,14 @@ def serve(path: str, slow: int) -> Server:
     tickets = Tickets(path)
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_POST(self) -> None:
             said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             id_ = tickets.store(str(said["title"]), str(said["body"]), str(said["key"]))
             if id_ == slow:
                 time.sleep(60)
             self._answer(201, {"id": id_, "title": said["title"]})
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             asked = parse_qs(urlparse(self.path).query)
             self._answer(200, {"tickets": tickets.find(asked["key"][0] if "key" in asked else None)})
 

@@ -7,6 +7,7 @@ what it claims. A step that does not find what it should raises. This file print
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -123,7 +124,9 @@ def prove(tour: Tour) -> None:
     with Runtime.local(tour.root) as runtime:
         tour.replayed = replay(runtime, RUN, load(TARGET))
     if not tour.verified.ok or not tour.replayed.ok:
-        raise LedgerError("The ledger of the tour did not verify or replay.", hint="That is a defect; please report it.")
+        raise LedgerError(
+            "The ledger of the tour did not verify or replay.", hint="That is a defect; please report it."
+        )
 
 
 def tamper(tour: Tour) -> None:
@@ -145,9 +148,7 @@ def tamper(tour: Tour) -> None:
 
 def tickets(url: str) -> list[dict[str, Any]]:
     """What the service has stored."""
-    import json  # noqa: PLC0415
-
-    with urlopen(f"{url}/tickets", timeout=10) as answer:  # noqa: S310 - the service's own URL, on loopback
+    with urlopen(f"{url}/tickets", timeout=10) as answer:
         found: list[dict[str, Any]] = json.loads(answer.read())["tickets"]
     return found
 

@@ -6,4 +6,16 @@ A new event type is one class in its family's file. Importing this package regis
 from ledger_core.events import effect, ledger, run, step
 from ledger_core.events.base import FORGOTTEN, REGISTRY, UNREAD, Body, EventType, Missing, Unknown
 
-__all__ = ["FORGOTTEN", "REGISTRY", "UNREAD", "Body", "EventType", "Missing", "Unknown", "effect", "ledger", "run", "step"]
+__all__ = [
+    "FORGOTTEN",
+    "REGISTRY",
+    "UNREAD",
+    "Body",
+    "EventType",
+    "Missing",
+    "Unknown",
+    "effect",
+    "ledger",
+    "run",
+    "step",
+]

@@ -107,8 +107,11 @@ def event(
         assert name not in REGISTRY, f"event type {name!r} is registered twice"
         hints = typing.get_type_hints(cls)
         done = attrs.frozen(kw_only=True, slots=True, field_transformer=lambda _, fields: _checked(hints, fields))(cls)
-        fields = attrs.fields(done)
-        of = lambda *parts: tuple(f.name for f in fields if f.metadata["part"] in parts)  # noqa: E731
+        fields: Iterable[attrs.Attribute[Any]] = attrs.fields(done)  # type: ignore[arg-type]  # attrs made the class
+
+        def of(*parts: str) -> tuple[str, ...]:
+            return tuple(f.name for f in fields if f.metadata["part"] in parts)
+
         done.kind = REGISTRY[name] = EventType(
             name=name,
             version=version,

@@ -48,7 +48,9 @@ class ToolSpec:
         if not callable(self.function) or not (self.verify is None or callable(self.verify)):
             raise BadInput(f"Tool {self.name} needs functions: the tool's own, and `verify` if it has one.")
 
-    def bind(self, function: Function, arguments: Mapping[str, Any], key: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def bind(
+        self, function: Function, arguments: Mapping[str, Any], key: str
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments to call `function` with; raises `BadInput` if they do not fit it."""
         parameters = inspect.signature(function).parameters
         if _takes_whole(parameters):
@@ -101,7 +103,7 @@ def tool(
 
     def declare(function: F) -> F:
         spec = ToolSpec(
-            name=name or getattr(function, "__name__", type(function).__name__),
+            name=name or str(getattr(function, "__name__", type(function).__name__)),
             function=function,
             version=version,
             side_effect=side_effect,

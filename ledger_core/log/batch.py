@@ -197,4 +197,3 @@ def _event(draft: Draft, header: Sealed, hash_: Hash) -> Event:
         causation=draft.causation,
         body=body,
     )
-

@@ -64,7 +64,7 @@ class Bell:
                 pause = min(pause * 2, _LONGEST)
                 continue
             rung = loop.create_future()
-            loop.add_reader(self._descriptor, lambda rung=rung: rung.done() or rung.set_result(None))
+            loop.add_reader(self._descriptor, _ring, rung)
             try:
                 await asyncio.wait([rung], timeout=_PATIENCE)
             finally:
@@ -78,6 +78,11 @@ class Bell:
                 pass
         except BlockingIOError:
             pass
+
+
+def _ring(rung: asyncio.Future[None]) -> None:
+    if not rung.done():
+        rung.set_result(None)
 
 
 @contextmanager

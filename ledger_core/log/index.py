@@ -122,7 +122,7 @@ def write_format(writer: Writer, format_: int, ledger: LedgerId) -> None:
 
 
 def read_format(reader: Reader, known: int) -> LedgerId | None:
-    """The ledger's id; None in an empty store; raises `CannotOpen` for a newer format, `Damaged` for another's bytes."""
+    """The ledger's id; None in an empty store; raises `CannotOpen` for a newer format, else `Damaged`."""
     row = reader.get(Tree.INDEX, FORMAT_ROW)
     if row is None:
         if reader.count(Tree.EVENTS) or reader.count(Tree.INDEX):

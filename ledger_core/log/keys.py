@@ -130,4 +130,3 @@ class KeyDirectory:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-

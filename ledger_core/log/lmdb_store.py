@@ -49,8 +49,7 @@ class LmdbReader:
 
     def get(self, tree: Tree, key: bytes) -> bytes | None:
         try:
-            value: bytes | None = self._txn.get(key, db=self._trees[tree])
-            return value
+            return self._txn.get(key, db=self._trees[tree])  # type: ignore[return-value]  # buffers are off
         except lmdb.Error as error:
             raise _damaged(error) from error
 
@@ -59,9 +58,9 @@ class LmdbReader:
             with self._txn.cursor(db=self._trees[tree]) as cursor:
                 if not reverse:
                     if cursor.set_range(start):
-                        yield from cursor.iternext()
+                        yield from cursor.iternext()  # type: ignore[misc]  # buffers are off
                 elif cursor.prev() if start and cursor.set_range(start) else cursor.last():
-                    yield from cursor.iterprev()
+                    yield from cursor.iterprev()  # type: ignore[misc]
         except lmdb.Error as error:
             raise _damaged(error) from error
 

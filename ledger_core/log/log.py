@@ -274,9 +274,7 @@ class Log:
             _finish(results)
         return [ticket for ticket in tickets if not ticket.finished]
 
-    def _find_out(
-        self, batch: Batch | None, results: list[tuple[_Ticket, list[Event]]], why: CommitUncertain
-    ) -> None:
+    def _find_out(self, batch: Batch | None, results: list[tuple[_Ticket, list[Event]]], why: CommitUncertain) -> None:
         """After a failed commit: is the batch's first event in the log, or not?"""
         self._reading.reset()
         try:

@@ -3,9 +3,10 @@
 Rules: verification never raises for what it finds and never decides; it yields. It needs no key: digests are of what
 is stored. Each range is first checked swiftly, for yes or no: two hashes an event, both chains, and the facts of those
 events that account for other rows. Only where the answer is no is it checked again, slowly, to say what and where.
-Positions are compared as a sum of keyed hashes (Python's own SipHash, its key drawn per verification). Records can be checked in ranges, by as many workers as there are; `Sums` add up, and `audit.closing`
-compares them with what the trees hold. Memory does not grow with the ledger: what is remembered of streams is bounded,
-and found again by its seq. This file does not know processes, whole ledgers or terminals.
+Positions are compared as a sum of keyed hashes (Python's own SipHash, its key drawn per verification). Records can be
+checked in ranges, by as many workers as there are; `Sums` add up, and `audit.closing` compares them with what the
+trees hold. Memory does not grow with the ledger: what is remembered of streams is bounded, and found again by its
+seq. This file does not know processes, whole ledgers or terminals.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ class Checker:
             if len(data) < chain.FACTS_AT:
                 return None
             head = chain.HEADER.unpack_from(data, chain.HASH_SIZE)
-            format_, flags, reserved, seq, time_ns, prev, stream, stream_seq, sprev, sprev_hash, digest, size, facts = head
+            format_, flags, reserved, seq, time_ns, prev, stream, stream_seq, sprev, sprev_hash, digest, size, facts = (
+                head
+            )
             end = chain.FACTS_AT + facts
             place = index.seq_key(seq)
             if (
@@ -106,7 +109,7 @@ class Checker:
                 or (prev != previous and (previous is not None or seq > 1))
             ):
                 return None
-            previous = data[: chain.HASH_SIZE]
+            previous = Hash(data[: chain.HASH_SIZE])
             if chain.event_hash(memoryview(data)[chain.HASH_SIZE : end]) != previous:
                 return None
             if size:
@@ -197,9 +200,7 @@ class Checker:
             yield Finding(kind="facts", seq=seq, detail=f"the facts cannot be read: {damage}")
         return header
 
-    def _body(
-        self, reader: Reader, data: bytes, header: Sealed, facts: list[Any], name: str
-    ) -> Iterator[Finding]:
+    def _body(self, reader: Reader, data: bytes, header: Sealed, facts: list[Any], name: str) -> Iterator[Finding]:
         seq = header.seq
         if header.content_size:
             self.sums.contents += 1

@@ -90,7 +90,9 @@ def verify_ledger(
             report.sums = Sums(**closed["sums"])
             report.head = Head(Seq(closed["head"]["seq"]), Hash(bytes.fromhex(closed["head"]["hash"])))
     if report.sums.unknown:
-        report.not_checked.append(f"index rows of {report.sums.unknown:,} events of types that this version does not know")
+        report.not_checked.append(
+            f"index rows of {report.sums.unknown:,} events of types that this version does not know"
+        )
     return report
 
 
@@ -109,7 +111,8 @@ def verify_stream(root: Path, stream: str) -> Report:
 def _records(pool: _Pool, last: int, report: Report, progress: Progress | None) -> int | None:
     """Check all records; returns the sum of positions, None if it could not be told."""
     tasks = [
-        {"task": "records", "first": first, "last": min(last, first + _RANGE - 1)} for first in range(1, last + 1, _RANGE)
+        {"task": "records", "first": first, "last": min(last, first + _RANGE - 1)}
+        for first in range(1, last + 1, _RANGE)
     ]
     positions: int | None = None
     reached: dict[int, int] = {}
@@ -260,4 +263,4 @@ def _words(task: dict[str, Any]) -> str:
     names = {"opening": "the ledger's own rows", "closing": "the totals", "positions": "the positions"}
     if task["task"] == "records":
         return f"records {task['first']:,} to {task['last']:,}"
-    return names.get(task["task"], task["task"])
+    return names.get(str(task["task"]), str(task["task"]))

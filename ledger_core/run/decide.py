@@ -72,9 +72,7 @@ def complete(state: RunState, output: Any, patch: dict[str, Any], riders: Sequen
     bodies: list[Body] = [AgentResultReturned(step=state.step, output=output)]
     if patch:
         version = state.version + 1
-        bodies.append(
-            StatePatchCommitted(step=state.step, base_version=state.version, version=version, patch=patch)
-        )
+        bodies.append(StatePatchCommitted(step=state.step, base_version=state.version, version=version, patch=patch))
     bodies.append(StepCompleted(step=state.step, epoch=state.epoch))
     counts, tools = _tally(state, [*riders, *bodies])
     return [*bodies, RunCompleted(counts=counts, tools=tools)]

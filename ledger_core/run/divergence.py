@@ -28,8 +28,12 @@ MISSING: Final = Kind(
 EXTRA: Final = Kind(
     "AL102", "extra effect", "The code does something that it did not do: an added call, or another branch taken."
 )
-OTHER_KIND: Final = Kind("AL103", "other kind", "At this place the code did another kind of thing: calls changed order.")
-OTHER_NAME: Final = Kind("AL104", "other name", "At this place the code called something else: a swapped or renamed call.")
+OTHER_KIND: Final = Kind(
+    "AL103", "other kind", "At this place the code did another kind of thing: calls changed order."
+)
+OTHER_NAME: Final = Kind(
+    "AL104", "other name", "At this place the code called something else: a swapped or renamed call."
+)
 OTHER_REQUEST: Final = Kind(
     "AL105",
     "other request",

@@ -139,7 +139,15 @@ class Journal:
             entry.no_effect = True
 
     def _immediate(
-        self, seq: int, path: str, kind: str, name: str, value: Any, *, request: bytes = b"", error_type: str | None = None
+        self,
+        seq: int,
+        path: str,
+        kind: str,
+        name: str,
+        value: Any,
+        *,
+        request: bytes = b"",
+        error_type: str | None = None,
     ) -> None:
         intent = Intent(path=path, kind=kind, name=name, request=request, document=value if kind == "patch" else None)
         standing = Standing.FAILED if error_type else Standing.DONE

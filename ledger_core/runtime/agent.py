@@ -85,7 +85,9 @@ def _spec(
     function: Function, name: str | None, role: str | None, tools: Iterable[ToolSpec | Function], models: Models
 ) -> AgentSpec:
     if not callable(function) or not hasattr(function, "__name__"):
-        raise BadInput(f"{function!r:.100} is no agent.", hint="An agent is a function: def agent(ctx) or (ctx, state).")
+        raise BadInput(
+            f"{function!r:.100} is no agent.", hint="An agent is a function: def agent(ctx) or (ctx, state)."
+        )
     label = check_name(name or function.__name__.strip("<>"), "agent")
     specs: dict[str, ToolSpec] = {}
     for spec in map(spec_of, tools):
@@ -116,7 +118,8 @@ def _takes_state(function: Function, name: str) -> bool:
     ]
     if len(required) not in (1, 2):
         raise BadInput(
-            f"Agent {name} takes {len(required)} arguments.", hint="An agent is def agent(ctx) or def agent(ctx, state)."
+            f"Agent {name} takes {len(required)} arguments.",
+            hint="An agent is def agent(ctx) or def agent(ctx, state).",
         )
     return len(required) == 2
 
@@ -125,7 +128,9 @@ def _entry_point(function: Function, origin: str | None) -> str | None:
     """`module:name`, or `file.py:name` for a program's own file; None for what cannot be imported again."""
     if "<" in function.__qualname__:
         return None
-    if getattr(sys.modules.get(function.__module__, sys.modules["__main__"]), FILE_MARK, function.__module__ == "__main__"):
+    if getattr(
+        sys.modules.get(function.__module__, sys.modules["__main__"]), FILE_MARK, function.__module__ == "__main__"
+    ):
         return f"{Path(origin).name}:{function.__qualname__}" if origin else None
     return f"{function.__module__}:{function.__qualname__}"
 

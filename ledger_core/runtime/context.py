@@ -103,7 +103,7 @@ class _Context:
         self.write_state_patch(key, None)
 
     def _place(self) -> Place:
-        """The path of the effect that is being asked for, and the line that asks, while there is a record to compare."""
+        """The path of the effect that is asked for, and the line that asks while there is a record to compare."""
         here = scope.current()
         if here is None:
             raise BadInput(

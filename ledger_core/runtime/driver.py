@@ -13,7 +13,7 @@ import contextvars
 import inspect
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import attrs
 
@@ -25,7 +25,7 @@ from ledger_core.runtime.scope import Scope
 
 T = TypeVar("T")
 _PASSES: Final = 8
-"""Passes of the loop in which nothing of the run moves before it counts as quiet: gathers within gathers take one each."""
+"""Passes of the loop without a move of the run before it counts as quiet: a gather within a gather takes one."""
 
 
 class StepStopped(BaseException):
@@ -81,7 +81,7 @@ class Driver(Protocol):
         """Let the code go no further, because of `why`."""
         ...
 
-    async def halt(self) -> Any:
+    async def halt(self) -> NoReturn:
         """Never return: the code was stopped."""
         ...
 
@@ -135,7 +135,7 @@ class BlockingDriver:
         self.stopped = self.stopped or why
         self.closed = True
 
-    async def halt(self) -> Any:
+    async def halt(self) -> NoReturn:
         raise StepStopped
 
     def close(self) -> None:
@@ -174,7 +174,8 @@ class AsyncDriver:
             return None
         waiter = self._waiting[intent.path] = self._loop.create_future()
         self._pump_soon()
-        return await waiter
+        entry: Entry | None = await waiter
+        return entry
 
     def drafted(self) -> Turn:
         turn = Turn()
@@ -220,8 +221,9 @@ class AsyncDriver:
         if not self._halted.done():
             self._halted.set_result(None)
 
-    async def halt(self) -> Any:
+    async def halt(self) -> NoReturn:
         await self._loop.create_future()
+        raise AssertionError("the code was stopped, and goes on")
 
     async def carry(self, main: Coroutine[Any, Any, T], root: Scope) -> T:
         """Run the agent's own coroutine to its end; raises `StepStopped` once it was stopped and torn down."""

@@ -256,7 +256,12 @@ class Effects:
         """A proposed change of the state; returns it as it is recorded."""
         plain: dict[str, Any] = codec.roundtrip(patch)
         intent = Intent(
-            path=place[0], kind="patch", name="", request=self._tag(codec.canonical(plain)), document=plain, line=place[1]
+            path=place[0],
+            kind="patch",
+            name="",
+            request=self._tag(codec.canonical(plain)),
+            document=plain,
+            line=place[1],
         )
         if self._request(intent) is None:
             self._must_be_live(intent)
@@ -346,7 +351,11 @@ class Effects:
             raise BadInput("A model is called with a dict that has `model` and a list of `messages`.")
         parameters = codec.roundtrip({k: v for k, v in request.items() if k not in ("model", "messages")})
         model = check_name(request.get("model", "default"), "model")
-        return {"model": model, "messages": codec.roundtrip(list(request.get("messages", []))), "parameters": parameters}
+        return {
+            "model": model,
+            "messages": codec.roundtrip(list(request.get("messages", []))),
+            "parameters": parameters,
+        }
 
 
 def normalised(error: BaseException) -> tuple[str, str]:
@@ -378,4 +387,3 @@ def _usage(response: Any) -> tuple[int | None, int | None]:
         return next((usage[name] for name in names if type(usage.get(name)) is int and usage[name] >= 0), None)
 
     return count("input_tokens", "prompt_tokens"), count("output_tokens", "completion_tokens")
-

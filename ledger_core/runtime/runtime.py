@@ -89,9 +89,7 @@ class Runtime:
         return cls(Log.open(root, clock=clock), models=models)
 
     @classmethod
-    def in_memory(
-        cls, *, models: Models = None, clock: Clock = SYSTEM
-    ) -> Runtime:
+    def in_memory(cls, *, models: Models = None, clock: Clock = SYSTEM) -> Runtime:
         """A runtime whose ledger ends with the process."""
         return cls(Log.in_memory(clock=clock), models=models)
 
@@ -132,9 +130,7 @@ class Runtime:
         spec = agent_of(agent)
         if spec.is_async:
             return in_own_thread(
-                lambda: asyncio.run(
-                    self.arun(spec, initial_state=initial_state, run_id=run_id, session_id=session_id)
-                )
+                lambda: asyncio.run(self.arun(spec, initial_state=initial_state, run_id=run_id, session_id=session_id))
             )
         return in_own_thread(lambda: self._run_blocking(spec, self._asked(spec, initial_state, run_id, session_id)))
 
@@ -368,7 +364,9 @@ class _Claim:
         stream = stream_of(self.run_id)
         self.fresh = view.head(stream) is None
         self.ended = False
-        bodies = decide.create(self.asked.created, new_id("step", self._runtime.log.clock.random(10))) if self.fresh else []
+        bodies = (
+            decide.create(self.asked.created, new_id("step", self._runtime.log.clock.random(10))) if self.fresh else []
+        )
         events = view.events(stream)
         state = fold((event.seq, event.time_ns, event.type, event.body) for event in events)
         for body in bodies:

@@ -69,18 +69,17 @@ def outside() -> Iterator[None]:
 @contextmanager
 def tasks_counted(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Have every task that agent code creates on this loop counted; other tasks are left alone."""
-    before = loop.get_task_factory()
-    if isinstance(before, _Factory):
-        before.users += 1
-        factory = before
-    else:
-        factory = _Factory(before)
+    before: Any = loop.get_task_factory()
+    factory: Any = before if isinstance(before, _Factory) else _Factory(before)
+    factory.users += 1
+    if factory is not before:
         loop.set_task_factory(factory)
     try:
         yield
     finally:
         factory.users -= 1
-        if factory.users == 0 and loop.get_task_factory() is factory:
+        now: Any = loop.get_task_factory()
+        if factory.users == 0 and now is factory:
             loop.set_task_factory(factory.before)
 
 
@@ -89,7 +88,7 @@ class _Factory:
 
     def __init__(self, before: Any) -> None:
         self.before = before
-        self.users = 1
+        self.users = 0
 
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any

@@ -20,7 +20,7 @@ def load(target: str) -> AgentSpec:
     """The agent that `target` names; raises `BadInput`."""
     place, _, name = target.partition(":") if ".py" not in target else _split_file(target)
     module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
-    agents = {
+    agents: dict[str, AgentSpec] = {
         key: value.__agentledger_agent__
         for key, value in vars(module).items()
         if isinstance(getattr(value, "__agentledger_agent__", None), AgentSpec)
@@ -77,7 +77,9 @@ def _from_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
             raise _broken(name, error) from error
-        raise BadInput(f"There is no module {name}.", hint="A target is file.py, file.py:agent, or module:agent.") from None
+        raise BadInput(
+            f"There is no module {name}.", hint="A target is file.py, file.py:agent, or module:agent."
+        ) from None
     except Exception as error:
         raise _broken(name, error) from error
 
