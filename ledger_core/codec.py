@@ -25,6 +25,7 @@ Ref = msgpack.ExtType
 
 _pack = msgpack.Packer(use_bin_type=True, strict_types=True, autoreset=True).pack
 _SCALARS: Final = frozenset((type(None), bool, str, bytes))
+_TEXT: Final = frozenset((str,))
 _HINT: Final = "Use plain data: None, bool, int, float, str, bytes, list, and dict with text keys."
 
 
@@ -103,30 +104,41 @@ def _pack_reset() -> None:
 
 def _check(value: Any, *, refs: bool = False) -> None:
     """Raise `NotStorable` unless all of `value` has an encoding; the place is looked for only when it has not."""
-    if not _fine(value, 0, refs):
+    if not _fine(value, refs):
         _complain(value, 0, "value", refs)
 
 
-def _fine(value: Any, depth: int, refs: bool) -> bool:
-    kind = type(value)
-    if kind in _SCALARS:
-        return True
-    if kind is int:
-        return bool(-(2**63) <= value < 2**64)
-    if kind is dict:
-        return depth < MAX_DEPTH and all(
-            type(key) is str and (type(item) in _SCALARS or _fine(item, depth + 1, refs)) for key, item in value.items()
-        )
-    if kind is list:
-        return depth < MAX_DEPTH and all(type(item) in _SCALARS or _fine(item, depth + 1, refs) for item in value)
-    if kind is float:
-        return math.isfinite(value)
-    return refs and kind is Ref
+def _fine(value: Any, refs: bool) -> bool:
+    """Whether all of `value` has an encoding: level by level, so that a flat document costs a few calls into C."""
+    level: list[Any] = [value]
+    for depth in range(MAX_DEPTH + 1):
+        if _SCALARS.issuperset(map(type, level)):
+            return True
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind in _SCALARS:
+                continue
+            if kind is dict:
+                if depth == MAX_DEPTH or not _TEXT.issuperset(map(type, item)):
+                    return False
+                below.extend(item.values())
+            elif kind is list:
+                if depth == MAX_DEPTH:
+                    return False
+                below.extend(item)
+            elif kind is int:
+                if not -(2**63) <= item < 2**64:
+                    return False
+            elif not (math.isfinite(item) if kind is float else refs and kind is Ref):
+                return False
+        level = below
+    return not level
 
 
 def _complain(value: Any, depth: int, where: str, refs: bool) -> None:
     kind = type(value)
-    if kind is int and not _fine(value, 0, refs):
+    if kind is int and not _fine(value, refs):
         raise NotStorable(f"{where} is an integer of more than 64 bits.", hint="Store it as text.")
     if kind is float and not math.isfinite(value):
         raise NotStorable(f"{where} is {value}, which has no canonical encoding.", hint="Use None, or text.")
@@ -140,7 +152,7 @@ def _complain(value: Any, depth: int, where: str, refs: bool) -> None:
             if type(key) is not str:
                 raise NotStorable(f"{where} has the key {key!r}, which is not text.", hint="Use text keys.")
             _complain(item, depth + 1, f"{where}.{key}", refs)
-    elif not _fine(value, depth, refs):
+    elif not _fine(value, refs):
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         raise NotStorable(f"{where} is a {name}, which has no place in a stored document.", hint=_HINT)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ledger_core.ids import Head
 from ledger_core.log import audit, verify
@@ -26,6 +27,14 @@ from ledger_core.log.store import Store, Tree
 from ledger_core.log.verify import Finding
 
 ROOT = Path(__file__).parent.parent
+
+settings.register_profile(
+    "tests",  # two busy cores are no reason to fail, and nothing is written beside the tests
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("tests")
 
 try:
     distribution("agentledger")

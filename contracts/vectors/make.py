@@ -1,4 +1,3 @@
-# ruff: noqa: INP001
 """Makes the vectors of log format 1: small JSON files that a reader in any language can be tested against.
 
 Rules: what is written depends on nothing but this file and the project's code. Keys, nonces and ids come from
@@ -262,33 +261,50 @@ def blob_vectors() -> dict[str, Any]:
         ((row_key, row),) = writer.scan(Tree.BLOBS)
     rule = "65 commitments; number i, from 0: the id is 16 bytes i, chunks is 1, the digest is 32 bytes i"
     list_row = {"rule": rule, "blobs": digest.hex(), "key": row_key.hex(), "size": len(row)}
-    return {"stream": 2, "key": key.hex(), "blobs": found, "list": list_row}
+    moved = [moved_fields(cipher, lengths) for lengths in MOVED]
+    return {"stream": 2, "key": key.hex(), "blobs": found, "list": list_row, "moved": moved}
+
+
+MOVED = ({"a": 500, "b": 500}, {"a": 400, "b": 700, "c": 300}, {"a": 500, "b": 600, "c": 500, "d": 600}, {"a": 2_000})
+
+
+def moved_fields(cipher: Cipher, lengths: dict[str, int]) -> dict[str, Any]:
+    """The document of fields that are text, the letter x so many times, and which of them moved to blobs."""
+    ids: list[bytes] = []
+
+    def save(plain: bytes) -> bytes:
+        ids.append(cipher.blob_id(plain))
+        return ids[-1]
+
+    document = content.pack({name: "x" * length for name, length in lengths.items()}, (), save)
+    refs = [name for name, value in codec.decode(document, refs=True).items() if isinstance(value, codec.Ref)]
+    return {"lengths": lengths, "moved": refs, "document": document.hex()}
 
 
 def list_vectors() -> dict[str, Any]:
-    """Message lists: ids, nodes by level, and the reference that stands in the document."""
+    """Message lists, by how many from 0 or by their numbers: ids, nodes, and the document that refers to the root."""
     key = FixedRandom("list")(32)
     cipher, lists = Cipher(key), []
-    for size in (1, 2, 40, 100):
+    ids = [cipher.blob_id(codec.encode(message(i))) for i in range(100)]
+    uncut = next(i for i, id_ in enumerate(ids) if id_[0] >= 0x20)
+    for numbers in (*map(range, (1, 2, 40, 100)), [uncut] * 70):
         saved: dict[bytes, bytes] = {}
 
         def save(plain: bytes, saved: dict[bytes, bytes] = saved) -> bytes:
             saved[id_ := cipher.blob_id(plain)] = plain
             return id_
 
-        document = content.pack({"messages": [message(i) for i in range(size)]}, ("messages",), save)
-        ids = [cipher.blob_id(codec.encode(message(i))) for i in range(size)]
-        leaves = set(ids)
+        document = content.pack({"messages": [message(i) for i in numbers]}, ("messages",), save)
         nodes = [
             {"id": id_.hex(), "level": plain[0], "children": len(plain) // 16}
-            | ({"plain": plain.hex()} if size < 100 else {})
+            | ({"plain": plain.hex()} if len(numbers) < 70 else {})
             for id_, plain in saved.items()
-            if id_ not in leaves
+            if id_ not in ids
         ]
-        lists.append({"messages": size, "document": document.hex(), "nodes": nodes})
-    ids = [cipher.blob_id(codec.encode(message(i))).hex() for i in range(100)]
+        said = numbers if isinstance(numbers, list) else len(numbers)
+        lists.append({"messages": said, "document": document.hex(), "nodes": nodes})
     rule = 'message i, from 0: {"role": "user" if i is even, else "assistant", "content": "message i"}'
-    return {"key": key.hex(), "rule": rule, "ids": ids, "lists": lists}
+    return {"key": key.hex(), "rule": rule, "ids": [id_.hex() for id_ in ids], "lists": lists}
 
 
 def message(number: int) -> dict[str, str]:

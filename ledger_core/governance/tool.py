@@ -8,6 +8,7 @@ tell. Both may name `idempotency_key`. This file does not call tools.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_args, overload
@@ -52,20 +53,48 @@ class ToolSpec:
         self, function: Function, arguments: Mapping[str, Any], key: str
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments to call `function` with; raises `BadInput` if they do not fit it."""
-        parameters = inspect.signature(function).parameters
-        if _takes_whole(parameters):
-            return (dict(arguments),), ({_KEY: key} if _KEY in parameters else {})
+        shape = _shape(function)
+        if shape.whole:
+            return (dict(arguments),), ({_KEY: key} if shape.keyed else {})
         keywords = dict(arguments)
-        if _KEY in parameters and _KEY not in keywords:
+        if shape.keyed and _KEY not in keywords:
             keywords[_KEY] = key
         try:
-            inspect.signature(function).bind(**keywords)
+            if not shape.fits(keywords):
+                inspect.signature(function).bind(**keywords)
         except TypeError as error:
             raise BadInput(
                 f"Tool {self.name} cannot be called with {', '.join(sorted(arguments)) or 'no arguments'}: {error}.",
-                hint=f"Its parameters are: {', '.join(parameters) or 'none'}.",
+                hint=f"Its parameters are: {', '.join(inspect.signature(function).parameters) or 'none'}.",
             ) from None
         return (), keywords
+
+
+@attrs.frozen
+class _Shape:
+    """What a function can be called with, read from its signature once."""
+
+    whole: bool
+    keyed: bool
+    names: frozenset[str]
+    required: frozenset[str]
+
+    def fits(self, keywords: Mapping[str, Any]) -> bool:
+        """Whether these keywords certainly fit; the signature itself says why they do not."""
+        return self.required <= keywords.keys() <= self.names
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape(function: Function) -> _Shape:
+    parameters = inspect.signature(function).parameters
+    plain = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    positional = any(p.kind is p.POSITIONAL_ONLY for p in parameters.values())
+    return _Shape(
+        whole=_takes_whole(parameters),
+        keyed=_KEY in parameters,
+        names=frozenset() if positional else frozenset(p.name for p in plain),
+        required=frozenset(p.name for p in plain if p.default is p.empty),
+    )
 
 
 def _takes_whole(parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -48,8 +48,8 @@ class Batch:
         self._writer = writer
         self._reading = reading
         self._clock = clock
-        self._numbers: dict[str, StreamNo] = {}
         self._heads: dict[StreamNo, StreamHead] = {}
+        self._found: dict[StreamNo, StreamHead | None] = {}
         self._streams: int | None = None
         self.first: StreamHead | None = None
         """The first event that this batch sealed: to ask for, if nobody knows whether it was committed."""
@@ -148,23 +148,23 @@ class Batch:
         return cipher.encrypt(plain, record.place(number, stream_seq)), stored
 
     def _number(self, stream: str) -> StreamNo | None:
-        number = self._numbers.get(stream)
-        if number is None and (number := index.find_stream(self._writer, stream)) is not None:
-            self._numbers[stream] = number
-        return number
+        return self._reading.number(self._writer, stream)
 
     def _new_stream(self, stream: str) -> StreamNo:
         if self._streams is None:
             newest = next(index.streams_newest_first(self._writer), None)
             self._streams = newest[0] if newest else 0
         self._streams += 1
-        number = self._numbers[stream] = StreamNo(self._streams)
+        number = StreamNo(self._streams)
         self._writer.put(Tree.INDEX, index.name_key(stream), index.seq_key(number))
         return number
 
     def _head(self, number: StreamNo) -> StreamHead | None:
-        head = self._heads.get(number)
-        return index.read_head(self._writer, number) if head is None else head
+        if number in self._heads:
+            return self._heads[number]
+        if number not in self._found:
+            self._found[number] = index.read_head(self._writer, number)
+        return self._found[number]
 
     def _last(self, ledger: LedgerId) -> tuple[Seq, Hash, int]:
         for key, value in self._writer.scan(Tree.EVENTS, reverse=True):
@@ -184,16 +184,16 @@ def _flags(body: Body) -> int:
 def _event(draft: Draft, header: Sealed, hash_: Hash) -> Event:
     body: Any = draft.body
     return Event(
-        seq=header.seq,
-        hash=hash_,
-        time_ns=header.time_ns,
-        stream=draft.stream,
-        stream_no=header.stream,
-        stream_seq=header.stream_seq,
-        type=body.type if isinstance(body, Unknown) else body.kind.name,
-        actor=draft.actor,
-        step=draft.step,
-        epoch=draft.epoch,
-        causation=draft.causation,
-        body=body,
+        header.seq,
+        hash_,
+        header.time_ns,
+        draft.stream,
+        header.stream,
+        header.stream_seq,
+        body.type if isinstance(body, Unknown) else body.kind.name,
+        draft.actor,
+        draft.step,
+        draft.epoch,
+        draft.causation,
+        body,
     )

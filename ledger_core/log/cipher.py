@@ -21,8 +21,30 @@ from ledger_core.errors import Damaged
 KEY_SIZE: Final = 32
 OVERHEAD: Final = 12 + 16
 """Bytes that encryption adds."""
+_NONCE: Final = 12
+_POOL: Final = 256
 ID_SIZE: Final = 16
 CHECK_SIZE: Final = 8
+
+
+class _Nonces:
+    """Random nonces, drawn from the system 256 at a time; a forked child draws its own."""
+
+    def __init__(self) -> None:
+        self._pool: list[bytes] = []
+        os.register_at_fork(after_in_child=self._pool.clear)
+
+    def draw(self) -> bytes:
+        """One nonce, used once."""
+        try:
+            return self._pool.pop()
+        except IndexError:
+            drawn = os.urandom(_NONCE * _POOL)
+            self._pool.extend(drawn[at : at + _NONCE] for at in range(_NONCE, len(drawn), _NONCE))
+            return drawn[:_NONCE]
+
+
+_nonces = _Nonces()
 
 
 class Cipher:
@@ -40,7 +62,7 @@ class Cipher:
 
     def encrypt(self, plain: bytes, place: bytes) -> bytes:
         """`plain` sealed to its `place` (additional data): it opens nowhere else."""
-        nonce = os.urandom(12)
+        nonce = _nonces.draw()
         return nonce + self._aead.encrypt(nonce, plain, place)
 
     def decrypt(self, sealed: bytes, place: bytes) -> bytes:

@@ -32,6 +32,7 @@ class Reading:
     def __init__(self, store: Store, keys: Keys) -> None:
         self._store = store
         self._keys = keys
+        self._numbers: dict[str, StreamNo] = {}
         self._infos: dict[StreamNo, StreamInfo] = {}
         self._ciphers: dict[StreamNo, Cipher] = {}
 
@@ -54,6 +55,16 @@ class Reading:
     def reset(self) -> None:
         """Let go of streams' names: a batch that read them was abandoned, and their numbers are free again."""
         self._infos.clear()
+        self._numbers.clear()
+
+    def number(self, reader: Reader, stream: str) -> StreamNo | None:
+        """Number of the stream of that name; once given, it never changes."""
+        number = self._numbers.get(stream)
+        if number is None and (number := index.find_stream(reader, stream)) is not None:
+            if len(self._numbers) >= _REMEMBERED:
+                self._numbers.clear()
+            self._numbers[stream] = number
+        return number
 
     def info(self, reader: Reader, stream: StreamNo) -> StreamInfo:
         """Name and key check of a stream."""

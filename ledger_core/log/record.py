@@ -9,7 +9,7 @@ This file does not decide, does not commit, and does not know what bodies mean.
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 
@@ -42,8 +42,7 @@ class Draft:
     """Seq of the event that this one answers."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
-class Event:
+class Event(NamedTuple):
     """A sealed draft: its place in the log and in its stream, and its hash."""
 
     seq: Seq
@@ -121,18 +120,18 @@ def to_event(record: bytes, header: Sealed, info: StreamInfo, inside: dict[str, 
     """The event of a checked record, with the content that the caller has opened, or why it has not."""
     type_, version, actor, step, epoch, causation, own, *_ = decode_facts(record, header)
     return Event(
-        seq=header.seq,
-        hash=chain.stored_hash(record),
-        time_ns=header.time_ns,
-        stream=info.name,
-        stream_no=header.stream,
-        stream_seq=header.stream_seq,
-        type=type_,
-        actor=actor,
-        step=step,
-        epoch=epoch,
-        causation=causation,
-        body=build(type_, version, own, inside),
+        header.seq,
+        chain.stored_hash(record),
+        header.time_ns,
+        info.name,
+        header.stream,
+        header.stream_seq,
+        type_,
+        actor,
+        step,
+        epoch,
+        causation,
+        build(type_, version, own, inside),
     )
 
 

@@ -66,7 +66,7 @@ class Driver(Protocol):
         ...
 
     async def call(self, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
-        """Call a function of the user's, sync or async, outside the agent's scope."""
+        """Call a function of the user's, sync or async; within `effect`, and so outside the agent's scope."""
         ...
 
     async def effect(self, work: Coroutine[Any, Any, T]) -> T:
@@ -195,12 +195,11 @@ class AsyncDriver:
         return await recorder.acommit(bodies)
 
     async def call(self, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
-        with scope.outside():
-            if inspect.iscoroutinefunction(function):
-                return await self._loop.create_task(function(*args, **keywords))
-            context = contextvars.copy_context()
-            result = await self._loop.run_in_executor(None, lambda: context.run(function, *args, **keywords))
-            return await result if inspect.isawaitable(result) else result
+        if inspect.iscoroutinefunction(function):
+            return await function(*args, **keywords)
+        context = contextvars.copy_context()
+        result = await self._loop.run_in_executor(None, lambda: context.run(function, *args, **keywords))
+        return await result if inspect.isawaitable(result) else result
 
     async def effect(self, work: Coroutine[Any, Any, T]) -> T:
         with scope.outside():
