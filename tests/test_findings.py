@@ -142,6 +142,7 @@ def test_a_last_record_far_beyond_the_others_is_found(root: Path, python: Any) -
         from pathlib import Path
         from ledger_core.log.verify_jobs import verify_ledger
         resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+        resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))
         print(verify_ledger(Path(sys.argv[1])).exit_code)
     """
 
