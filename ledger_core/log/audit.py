@@ -50,7 +50,7 @@ def closing(store: Store, sums: Sums, checked: int) -> Iterator[Finding | Head]:
         rows = reader.count(Tree.BLOBS)
         if rows != sums.blob_rows:
             yield Finding(kind="blob", detail=f"there are {rows:,} rows of blobs, and events stored {sums.blob_rows:,}")
-        rows, wanted = reader.count(Tree.INDEX), 1 + 2 * sums.streams + sums.events + sums.key_rows
+        rows, wanted = reader.count(Tree.INDEX), 1 + 2 * sums.streams + sums.waypoints + sums.key_rows
         if rows != wanted and not sums.unknown:
             yield index_finding(None, None, f"there are {rows:,} rows, and the events account for {wanted:,}")
         yield last
@@ -81,6 +81,15 @@ def _first(data: bytes, ledger: LedgerId) -> Iterator[Finding]:
         yield Finding(kind="format", seq=1, detail="the first event does not belong to the ledger's id")
 
 
+def _opens(reader: Reader, seq: Seq, number: StreamNo) -> bool:
+    """Whether the event at `seq` is the first of the stream."""
+    data = reader.get(Tree.EVENTS, index.seq_key(seq))
+    if data is None or len(data) < chain.FACTS_AT:
+        return False
+    header = chain.unpack(data)
+    return (header.stream, header.stream_seq) == (number, 1)
+
+
 def _heads(reader: Reader, sums: Sums) -> Iterator[Finding]:
     """Every head row must name the last event of its stream; together they must account for all events."""
     total = 0
@@ -96,8 +105,8 @@ def _heads(reader: Reader, sums: Sums) -> Iterator[Finding]:
             continue
         right = header is not None and data is not None and head.hash == chain.stored_hash(data)
         right = right and header is not None and (header.stream, header.stream_seq) == (number, head.stream_seq)
-        if not right or reader.get(Tree.INDEX, index.position_key(number, head.stream_seq + 1)) is not None:
-            yield index_finding(head.seq, None, f"the head of stream {number} is not its last event")
+        if not right or not _opens(reader, head.first, number):
+            yield index_finding(head.seq, None, f"the head of stream {number} does not name its first and last events")
         total += head.stream_seq
     if total != sums.events:
         yield index_finding(None, None, f"the heads account for {total:,} events of {sums.events:,}")

@@ -1,8 +1,9 @@
 """One write transaction of the log: what a decision sees, and how its drafts become records.
 
 Rules: lives inside one `store.write()` block and dies with it. A decision sees the log up to the commands before it in
-the same batch. Drafts are sealed in order: number the stream, encrypt, link, hash, put. Per event: one record and one
-position, two hashes; per touched stream and batch: one head. This file does not know who waits for the commit.
+the same batch. Drafts are sealed in order: number the stream, encrypt, link, hash, put. Per event: one record and two
+hashes; per touched stream and batch: one head; per 256 events of a stream: one waypoint. This file does not know who
+waits for the commit.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class Batch:
         number = self._number(stream)
         if number is None:
             return
-        for seq in index.positions(self._writer, number, after):
-            yield self._reading.event(self._writer, seq, contents=contents)
+        for seq, data in index.stream_records(self._writer, number, after):
+            yield self._reading.of_record(self._writer, data, seq, contents=contents)
 
     def find_key(self, tag: bytes) -> Seq | None:
         return index.find_key(self._writer, tag)
@@ -92,7 +93,7 @@ class Batch:
             number, flags = self._new_stream(draft.stream), flags | OPENS
             extra[record.EXTRA_STREAM] = draft.stream
             extra[record.EXTRA_KEY_CHECK] = self._reading.cipher(number, new=True).check
-        before = self._head(number) or StreamHead(Seq(0), StreamSeq(0), NO_HASH)
+        before = self._head(number) or StreamHead(Seq(self._seq + 1), Seq(0), StreamSeq(0), NO_HASH)
         stream_seq = StreamSeq(before.stream_seq + 1)
         ciphertext, stored = self._encrypt(draft, number, stream_seq)
         if stored:
@@ -117,12 +118,13 @@ class Batch:
         hash_, sealed = chain.seal(header, facts)
         self._writer.append(Tree.EVENTS, index.seq_key(header.seq), hash_ + sealed + ciphertext)
         reach("record-put")
-        self._writer.put(Tree.INDEX, index.position_key(number, stream_seq), index.seq_key(header.seq))
+        if stream_seq % index.WAYPOINT == 0:
+            self._writer.put(Tree.INDEX, index.position_key(number, stream_seq), index.seq_key(header.seq))
         for tag in tags:
             if index.find_key(self._writer, tag) is None:
                 self._writer.put(Tree.INDEX, index.KEY + tag, index.seq_key(header.seq))
         self._seq, self._hash, self._time_ns = header.seq, hash_, header.time_ns
-        self._heads[number] = StreamHead(header.seq, stream_seq, hash_)
+        self._heads[number] = StreamHead(before.first, header.seq, stream_seq, hash_)
         self.first = self.first or self._heads[number]
         return _event(draft, header, hash_)
 

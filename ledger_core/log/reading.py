@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Literal, overload
 
+from ledger_core import chain
 from ledger_core.errors import Damaged, NotFound
 from ledger_core.events import FORGOTTEN, UNREAD
 from ledger_core.ids import Seq, StreamNo
@@ -70,11 +71,10 @@ class Reading:
         """Name and key check of a stream."""
         info = self._infos.get(stream)
         if info is None:
-            seq = next(index.positions(reader, stream, 0), None)
-            data = None if seq is None else reader.get(Tree.EVENTS, index.seq_key(seq))
-            if seq is None or data is None:
+            head = index.read_head(reader, stream)
+            data = None if head is None else reader.get(Tree.EVENTS, index.seq_key(head.first))
+            if head is None or data is None or not record.checked_header(data, head.first).flags & chain.OPENS:
                 raise Damaged(f"Stream {stream} has no first event.", hint="Run `agentledger verify`.")
-            record.checked_header(data, seq)
             if len(self._infos) >= _REMEMBERED:
                 self._infos.clear()
             info = self._infos[stream] = record.read_info(data)
@@ -82,13 +82,14 @@ class Reading:
 
     def event(self, reader: Reader, seq: Seq, *, contents: bool) -> Event:
         """The event at a seq; raises `NotFound`, `Damaged`."""
-        return self._at(reader, seq, {} if contents else None)
-
-    def _at(self, reader: Reader, seq: Seq, seen: Ciphers | None) -> Event:
         data = reader.get(Tree.EVENTS, index.seq_key(seq))
         if data is None:
             raise NotFound(f"There is no event at seq {seq}.", hint="`agentledger log head` prints the last one.")
-        return self._event(reader, data, seq, seen)
+        return self.of_record(reader, data, seq, contents=contents)
+
+    def of_record(self, reader: Reader, data: bytes, seq: Seq, *, contents: bool) -> Event:
+        """The event of a record that was read; raises `Damaged`."""
+        return self._event(reader, data, seq, {} if contents else None)
 
     def log(self, after: int, *, contents: bool, stop: int | None = None) -> Iterator[Event]:
         """Events of the log strictly after a cursor, up to `stop`."""
@@ -131,10 +132,10 @@ class Reading:
                 number = index.find_stream(reader, name)
                 if number is None:
                     return
-                for seq in index.positions(reader, number, after):
+                for seq, data in index.stream_records(reader, number, after):
                     if len(batch) == STEP:
                         break
-                    batch.append(self._at(reader, seq, seen if contents else None))
+                    batch.append(self._event(reader, data, seq, seen if contents else None))
             yield from batch
             if len(batch) < STEP:
                 return

@@ -8,8 +8,6 @@ checked, and another takes its place. This file does not know terminals.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -80,9 +78,7 @@ def verify_ledger(
             report.not_checked.append("the ledger could not be opened: nothing in it was checked")
             return report
         last = int(opened["seq"])
-        positions = _records(pool, last, report, progress)
-        if positions is not None and positions != report.sums.positions % (1 << 64):
-            pool.ask({"task": "wrong_positions", "last": last})
+        _records(pool, last, report, progress)
         closed = pool.ask({"task": "closing", "sums": attrs.asdict(report.sums), "checked": last})
         if closed is None:
             report.not_checked.append("the totals of the trees")
@@ -97,7 +93,7 @@ def verify_ledger(
 
 
 def verify_stream(root: Path, stream: str) -> Report:
-    """Verify one stream: its records, chain, contents, blobs and positions. Raises `CannotOpen`."""
+    """Verify one stream: its records, chain, contents and blobs. Raises `CannotOpen`."""
     report = Report()
     with _Pool(root / STORE, 1, report, 1000) as pool:
         sums = pool.ask({"task": "stream", "name": stream})
@@ -108,26 +104,22 @@ def verify_stream(root: Path, stream: str) -> Report:
     return report
 
 
-def _records(pool: _Pool, last: int, report: Report, progress: Progress | None) -> int | None:
-    """Check all records; returns the sum of positions, None if it could not be told."""
+def _records(pool: _Pool, last: int, report: Report, progress: Progress | None) -> None:
+    """Check all records."""
     tasks = [
         {"task": "records", "first": first, "last": min(last, first + _RANGE - 1)}
         for first in range(1, last + 1, _RANGE)
     ]
-    positions: int | None = None
     reached: dict[int, int] = {}
-    for task, answer in pool.share([{"task": "positions", "last": last}, *tasks]):
+    for task, answer in pool.share(tasks):
         if "reached" in answer:
             reached[task["first"]] = answer["reached"] - task["first"] + 1
             if progress is not None:
                 progress(sum(reached.values()), last)
-        elif task["task"] == "positions":
-            positions = answer.get("done")
         elif "done" in answer:
             report.sums.add(Sums(**answer["done"]))
         else:
             report.not_checked.append(f"records {task['first']:,} to {task['last']:,}")
-    return positions
 
 
 class _Pool:
@@ -138,8 +130,6 @@ class _Pool:
         self._jobs = jobs
         self._report = report
         self._most = most
-        # one seed for all: positions are compared as sums of Python's hashes, whose key is drawn from it
-        self._environment = {**os.environ, "PYTHONHASHSEED": str(secrets.randbelow(2**32 - 1) + 1)}
         self._children: list[_Child] = []
 
     def __enter__(self) -> _Pool:
@@ -188,7 +178,7 @@ class _Pool:
         for child in self._children:
             if child.task is None:
                 return child
-        child = _Child(self._directory, self._environment)
+        child = _Child(self._directory)
         self._children.append(child)
         return child
 
@@ -212,14 +202,13 @@ class _Pool:
 class _Child:
     """One verifying process; it may die."""
 
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, directory: Path) -> None:
         self.task: dict[str, Any] | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "ledger_core.log.verify_worker", str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
             text=True,
         )
 
@@ -260,7 +249,7 @@ class _Child:
 
 
 def _words(task: dict[str, Any]) -> str:
-    names = {"opening": "the ledger's own rows", "closing": "the totals", "positions": "the positions"}
+    names = {"opening": "the ledger's own rows", "closing": "the totals"}
     if task["task"] == "records":
         return f"records {task['first']:,} to {task['last']:,}"
     return names.get(str(task["task"]), str(task["task"]))

@@ -38,15 +38,6 @@ def _records(store: Store, first: int, last: int) -> Answer:
     yield {"done": attrs.asdict(checker.sums)}
 
 
-def _positions(store: Store, last: int) -> Answer:
-    yield {"done": verify.positions(store, last)}
-
-
-def _wrong_positions(store: Store, last: int) -> Answer:
-    yield from verify.wrong_positions(store, last)
-    yield {"done": None}
-
-
 def _closing(store: Store, sums: dict[str, int], checked: int) -> Answer:
     total = Sums(**sums)
     head = None
@@ -67,8 +58,6 @@ def _stream(store: Store, name: str) -> Answer:
 TASKS: dict[str, Callable[..., Answer]] = {
     "opening": _opening,
     "records": _records,
-    "positions": _positions,
-    "wrong_positions": _wrong_positions,
     "closing": _closing,
     "stream": _stream,
 }
