@@ -38,6 +38,7 @@ ACCOUNTABLE: Final = OPENS | STORES | TAGGED | CLOSES
 """Flags of events whose facts say something that verification compares with other rows."""
 
 HEADER: Final = struct.Struct(">BBHQQ32sQQQ32s32sII")
+_STREAM_PREV: Final = struct.Struct(">Q")
 FACTS_AT: Final = HASH_SIZE + HEADER.size
 
 
@@ -87,6 +88,13 @@ def unpack(record: bytes | memoryview) -> Sealed:
             f"and {header.content_size} of content."
         )
     return header
+
+
+def stream_prev(record: bytes | memoryview) -> Seq:
+    """Seq of the event before it in its stream, as a record says; 0 for the first."""
+    if len(record) < FACTS_AT:
+        raise Damaged(f"A record of {len(record)} bytes is shorter than its fixed part of {FACTS_AT}.")
+    return Seq(_STREAM_PREV.unpack_from(record, HASH_SIZE + 68)[0])
 
 
 def stored_hash(record: bytes | memoryview) -> Hash:

@@ -8,8 +8,9 @@ through upcasters, one version at a time. This file does not know streams, seqs,
 
 from __future__ import annotations
 
+import operator
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
 
@@ -63,6 +64,8 @@ class EventType:
     content: tuple[str, ...]
     messages: tuple[str, ...]
     """Content fields that are lists of messages, stored once each."""
+    read_facts: Callable[[Any], Iterable[tuple[str, Any]]]
+    read_content: Callable[[Any], Iterable[tuple[str, Any]]]
 
 
 @attrs.frozen(kw_only=True)
@@ -122,6 +125,8 @@ def event(
             keys=tuple(f.name for f in fields if f.metadata.get("key")),
             content=of("content", "messages"),
             messages=of("messages"),
+            read_facts=_reader(of("facts")),
+            read_content=_reader(of("content", "messages")),
         )
         return done
 
@@ -132,17 +137,17 @@ def facts_of(body: Body) -> dict[str, JSON]:
     """The facts of a body, None left out."""
     if isinstance(body, Unknown):
         return dict(body.facts)
-    return {name: value for name in body.kind.facts if (value := getattr(body, name)) is not None}
+    return {name: value for name, value in body.kind.read_facts(body) if value is not None}
 
 
 def content_of(body: Body) -> dict[str, JSON]:
     """The content of a body; empty where it has none. None is a value here (a tool may return it)."""
-    return {name: getattr(body, name) for name in body.kind.content} if not isinstance(body, Unknown) else {}
+    return {} if isinstance(body, Unknown) else dict(body.kind.read_content(body))
 
 
-def key_tags(body: Body) -> Iterable[bytes]:
+def key_tags(body: Body) -> Sequence[bytes]:
     """The tags of a body that the key index holds."""
-    if isinstance(body, Unknown):
+    if isinstance(body, Unknown) or not body.kind.keys:
         return ()
     return [value for name in body.kind.keys if (value := getattr(body, name)) is not None]
 
@@ -162,6 +167,16 @@ def build(type_: str, version: int, facts: dict[str, JSON], content: Mapping[str
         return kind.cls(**values)
     except (TypeError, BadInput) as error:
         raise Damaged(f"The facts of a {type_} (version {version}) do not fit its declaration: {error}") from None
+
+
+def _reader(names: tuple[str, ...]) -> Callable[[Any], Iterable[tuple[str, Any]]]:
+    """What reads some fields of a body, with their names, in one go: bodies are taken apart for every append."""
+    if not names:
+        return lambda _: ()
+    if len(names) == 1:
+        return lambda body: ((names[0], getattr(body, names[0])),)
+    values = operator.attrgetter(*names)
+    return lambda body: zip(names, values(body), strict=True)
 
 
 def _checked(hints: Mapping[str, Any], fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:

@@ -87,7 +87,8 @@ class Batch:
     def _seal(self, draft: Draft) -> Event:
         body = draft.body
         extra: dict[str, Any] = {}
-        flags, tags = _flags(body), key_tags(body)
+        tags = key_tags(body)
+        flags = _flags(body) | TAGGED if tags else _flags(body)
         number = self._number(draft.stream)
         if number is None:
             number, flags = self._new_stream(draft.stream), flags | OPENS
@@ -178,9 +179,7 @@ class Batch:
 def _flags(body: Body) -> int:
     if isinstance(body, Unknown):
         return 0
-    kind = body.kind
-    tagged = bool(kind.keys) and bool(key_tags(body))
-    return kind.critical * CRITICAL | kind.closes * CLOSES | tagged * TAGGED
+    return body.kind.critical * CRITICAL | body.kind.closes * CLOSES
 
 
 def _event(draft: Draft, header: Sealed, hash_: Hash) -> Event:

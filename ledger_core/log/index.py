@@ -125,7 +125,7 @@ def stream_records(reader: Reader, stream: StreamNo, after: int) -> Iterator[tup
             if data is None:
                 raise Damaged(f"Stream {stream} has no event {end - len(segment)}.", hint="Run `agentledger verify`.")
             segment.append((seq, data))
-            seq = chain.unpack(data).stream_prev_seq
+            seq = chain.stream_prev(data)
         yield from reversed(segment)
         start = end + 1
 
