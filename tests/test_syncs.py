@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from needs import need
+import needs
 
 AGENTS = """
 import sys
@@ -64,6 +64,6 @@ def _syncs(tmp_path, agent: str, times: int) -> int:
 )
 def test_a_run_costs_two_syncs_and_two_for_each_outside_write_or_model(agent, syncs, tmp_path):
     """A run costs two syncs, reads and state cost none, an outside write or a model call exactly two."""
-    need("strace")
+    needs.strace()
 
     assert syncs == _syncs(tmp_path, agent, 2) - _syncs(tmp_path, agent, 1)
