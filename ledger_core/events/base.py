@@ -75,6 +75,8 @@ class Unknown(Body):
     type: str
     version: int
     facts: Mapping[str, JSON]
+    critical: bool = False
+    """Nobody who does not know the type may decide on its stream."""
 
 
 REGISTRY: Final[dict[str, EventType]] = {}
@@ -152,11 +154,13 @@ def key_tags(body: Body) -> Sequence[bytes]:
     return [value for name in body.kind.keys if (value := getattr(body, name)) is not None]
 
 
-def build(type_: str, version: int, facts: dict[str, JSON], content: Mapping[str, JSON] | Missing) -> Body:
+def build(
+    type_: str, version: int, facts: dict[str, JSON], content: Mapping[str, JSON] | Missing, *, critical: bool = False
+) -> Body:
     """The body of decoded facts and content; raises `Damaged` if a known type does not fit its own declaration."""
     kind = REGISTRY.get(type_)
     if kind is None or version > kind.version:
-        return Unknown(type=type_, version=version, facts=facts)
+        return Unknown(type=type_, version=version, facts=facts, critical=critical)
     while version < kind.version:
         facts = UPCASTERS[type_, version](facts)
         version += 1
@@ -186,11 +190,14 @@ def _checked(hints: Mapping[str, Any], fields: list[attrs.Attribute[Any]]) -> li
 def _validator(hint: Any) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     """A check of a fact against its annotation: exact types, so that no subclass slips past the encoding."""
     plain, literals = _plain_types(hint)
+    inner = {t for part in typing.get_args(hint) for t in _plain_types(part)[0]} if dict in plain else set()
 
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if type(value) not in plain or (literals and value is not None and value not in literals):
             wanted = ", ".join(map(repr, literals)) or " or ".join(t.__name__ for t in plain)
             raise BadInput(f"{field.name} is {value!r:.100}; it must be {wanted}.")
+        if inner and value and not (inner >= {*map(type, value), *map(type, value.values())}):
+            raise BadInput(f"{field.name} is {value!r:.100}; it must be a map of text to numbers.")
 
     return check
 

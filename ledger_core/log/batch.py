@@ -18,8 +18,9 @@ from ledger_core.errors import Refused
 from ledger_core.events import Body, Unknown
 from ledger_core.events.base import content_of, key_tags
 from ledger_core.failpoints import reach
-from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq
+from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq, check_stream
 from ledger_core.log import blobs, content, index, record
+from ledger_core.log.cipher import Cipher, Nonces
 from ledger_core.log.index import StreamHead
 from ledger_core.log.reading import Reading
 from ledger_core.log.record import Draft, Event
@@ -49,7 +50,9 @@ class Batch:
         self._writer = writer
         self._reading = reading
         self._clock = clock
+        self._nonces = Nonces()
         self._heads: dict[StreamNo, StreamHead] = {}
+        self._new: dict[StreamNo, Cipher] = {}
         self._found: dict[StreamNo, StreamHead | None] = {}
         self._streams: int | None = None
         self.first: StreamHead | None = None
@@ -93,10 +96,13 @@ class Batch:
         if number is None:
             number, flags = self._new_stream(draft.stream), flags | OPENS
             extra[record.EXTRA_STREAM] = draft.stream
-            extra[record.EXTRA_KEY_CHECK] = self._reading.cipher(number, new=True).check
+            self._new[number] = self._reading.draw(number)
+            extra[record.EXTRA_KEY_CHECK] = self._new[number].check
         before = self._head(number) or StreamHead(Seq(self._seq + 1), Seq(0), StreamSeq(0), NO_HASH)
         stream_seq = StreamSeq(before.stream_seq + 1)
         ciphertext, stored = self._encrypt(draft, number, stream_seq)
+        if tags:
+            extra[record.EXTRA_TAGS] = list(body.kind.keys)
         if stored:
             flags |= STORES
             extra[record.EXTRA_BLOBS] = blobs.commit_list(self._writer, number, stored)
@@ -134,26 +140,27 @@ class Batch:
         stored: list[blobs.Commitment] = []
         if not inside:
             return b"", stored
-        cipher = self._reading.cipher(number)
+        cipher = self._new.get(number) or self._reading.cipher(self._writer, number)
         if cipher is None:
             raise Refused(
-                f"The content of {draft.stream} was forgotten: nothing more can be said in it.",
-                hint="Start a new run.",
+                f"The key of {draft.stream} was destroyed or is not here: nothing more can be said in it.",
+                hint="Start a new run, or bring its key back.",
             )
 
         def save(plain: bytes) -> bytes:
             blob = cipher.blob_id(plain)
             if not blobs.exists(self._writer, number, blob):
-                stored.append(blobs.write(self._writer, number, cipher, blob, plain))
+                stored.append(blobs.write(self._writer, number, cipher, self._nonces, blob, plain))
             return blob
 
         plain = content.pack(inside, draft.body.kind.messages, save)
-        return cipher.encrypt(plain, record.place(number, stream_seq)), stored
+        return cipher.encrypt(plain, record.place(number, stream_seq), self._nonces.draw()), stored
 
     def _number(self, stream: str) -> StreamNo | None:
         return self._reading.number(self._writer, stream)
 
     def _new_stream(self, stream: str) -> StreamNo:
+        check_stream(stream)
         if self._streams is None:
             newest = next(index.streams_newest_first(self._writer), None)
             self._streams = newest[0] if newest else 0

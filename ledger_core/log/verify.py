@@ -18,17 +18,18 @@ from typing import Any, Final
 
 import attrs
 
-from ledger_core import chain
+from ledger_core import chain, codec
 from ledger_core.chain import Sealed
 from ledger_core.errors import Damaged
-from ledger_core.events import REGISTRY
 from ledger_core.ids import Hash, Seq, StreamNo, StreamSeq
-from ledger_core.log import blobs, index, record
+from ledger_core.log import blobs, cipher, index, record
 from ledger_core.log.store import Reader, Store, Tree
 
 SNAPSHOT: Final = 2048
 """Records read in one snapshot."""
 _NOTHING: Final = (0, StreamSeq(0), chain.NO_HASH)
+_UNREADABLE: Final = (Damaged, LookupError, TypeError, ValueError, AttributeError)
+"""What reading facts may raise that were sealed by somebody else, and do not have the shape they should."""
 _TOOL_CALL: Final = "tool_call_requested"
 
 
@@ -53,8 +54,6 @@ class Sums:
     blob_rows: int = 0
     key_rows: int = 0
     waypoints: int = 0
-    unknown: int = 0
-    """Events of types that this version does not know: their index rows cannot be recomputed."""
 
     def add(self, other: Sums) -> None:
         """Add another worker's sums."""
@@ -65,14 +64,15 @@ class Sums:
 class Checker:
     """Checks ranges of records, one after another, and keeps the sums."""
 
-    def __init__(self, sums: Sums | None = None) -> None:
+    def __init__(self, sums: Sums | None = None, *, deep: bool = False) -> None:
         self.sums = sums or Sums()
+        self._deep = deep
         self._names: dict[int, str] = {}
         self._last: dict[int, tuple[int, StreamSeq, Hash]] = {}
 
     def range(self, reader: Reader, first: int, last: int) -> Iterator[Finding]:
         """Findings on the records from `first` to `last`, and on the links from the one before."""
-        sums = self._swift(reader, first, last)
+        sums = None if self._deep else self._swift(reader, first, last)
         if sums is not None:
             self.sums.add(sums)
         else:
@@ -104,6 +104,8 @@ class Checker:
                 or format_ != chain.FORMAT
                 or reserved
                 or flags & ~chain.KNOWN_FLAGS
+                or facts > chain.MAX_FACTS
+                or 0 < size <= cipher.OVERHEAD
                 or time_ns < then
                 or (prev != previous and (previous is not None or seq > 1))
             ):
@@ -126,8 +128,11 @@ class Checker:
                 if reader.get(Tree.INDEX, index.position_key(stream, stream_seq)) != place:
                     return None
             if flags & chain.ACCOUNTABLE:
-                header = Sealed._make(head)
-                for _ in trial._account(reader, header, record.decode_facts(data, header)):
+                try:
+                    header = Sealed._make(head)
+                    if next(trial._account(reader, header, record.decode_facts(data, header)), None) is not None:
+                        return None
+                except _UNREADABLE:
                     return None
             wanted, then = wanted + 1, time_ns
         if wanted <= last:
@@ -194,9 +199,10 @@ class Checker:
             return None
         try:
             facts = record.decode_facts(data, header)
+            codec.decode(data[chain.FACTS_AT : chain.FACTS_AT + header.facts_size])
             name = self._name(reader, header, facts)
             yield from self._body(reader, data, header, facts, name)
-        except (Damaged, LookupError, TypeError, ValueError) as damage:
+        except _UNREADABLE as damage:
             yield Finding(kind="facts", seq=seq, detail=f"the facts cannot be read: {damage}")
         return header
 
@@ -206,6 +212,8 @@ class Checker:
             self.sums.contents += 1
         if chain.content_digest(data[chain.FACTS_AT + header.facts_size :]) != header.content_digest:
             yield Finding(kind="content", seq=seq, stream=name, detail="the content was altered")
+        if header.facts_size > chain.MAX_FACTS or 0 < header.content_size <= cipher.OVERHEAD:
+            yield Finding(kind="record", seq=seq, stream=name, detail="its facts or content have a size that none has")
         if header.flags & ~chain.KNOWN_FLAGS or header.reserved:
             yield Finding(kind="record", seq=seq, stream=name, detail=f"unknown flags {header.flags:#04x}")
         yield from self._stream_links(reader, header, chain.stored_hash(data), name)
@@ -258,11 +266,7 @@ class Checker:
                 yield Finding(kind="blob", seq=header.seq, stream=name, detail=wrong)
 
     def _keys(self, reader: Reader, header: Sealed, facts: list[Any], name: str) -> Iterator[Finding]:
-        kind = REGISTRY.get(facts[0])
-        if kind is None or facts[1] > kind.version:
-            self.sums.unknown += 1
-            return
-        for field in kind.keys:
+        for field in facts[7][record.EXTRA_TAGS]:
             if (tag := facts[6].get(field)) is not None:
                 first = index.find_key(reader, tag)
                 self.sums.key_rows += first == header.seq
@@ -329,9 +333,10 @@ def _carries(reader: Reader, seq: Seq, tag: bytes) -> bool:
     data = reader.get(Tree.EVENTS, index.seq_key(seq))
     if data is None:
         return False
-    facts = record.decode_facts(data, chain.unpack(data))
-    kind = REGISTRY.get(facts[0])
-    return kind is not None and any(facts[6].get(field) == tag for field in kind.keys)
+    header = chain.unpack(data)
+    facts = record.decode_facts(data, header)
+    tagged = bool(header.flags & chain.TAGGED)
+    return tagged and any(facts[6].get(field) == tag for field in facts[7][record.EXTRA_TAGS])
 
 
 def _name_of(reader: Reader, number: StreamNo) -> str:

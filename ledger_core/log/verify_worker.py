@@ -31,8 +31,8 @@ def _opening(store: Store, held: str = "", seq: int = 0) -> Answer:
         yield from audit.against(store, Head(Seq(seq), Hash(bytes.fromhex(held))))
 
 
-def _records(store: Store, first: int, last: int) -> Answer:
-    checker = verify.Checker()
+def _records(store: Store, first: int, last: int, *, deep: bool = False) -> Answer:
+    checker = verify.Checker(deep=deep)
     for found in verify.records(store, checker, first, last):
         yield found if isinstance(found, Finding) else {"reached": found}
     yield {"done": attrs.asdict(checker.sums)}
