@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _HEADER = struct.Struct(">BBHQQ32sQQQ32s32sII")
 _U64 = struct.Struct(">Q")
-_POSITION = struct.Struct(">cQQ")
 _EVENT, _CONTENT = bytes(range(32)), bytes(range(1, 33))
 
 
@@ -58,8 +57,7 @@ class Bare:
                 )
                 self._hash = blake3(sealed, key=_EVENT).digest()
                 txn.put(place, self._hash + sealed + sealed_content, db=self._events, append=True)
-                txn.put(_POSITION.pack(b"p", 1, self._seq), place, db=self._index)
-            txn.put(b"h" + _U64.pack(1), place + place + self._hash, db=self._index)
+            txn.put(b"h" + _U64.pack(1), _U64.pack(1) + place + place + self._hash, db=self._index)
 
     def scan(self) -> int:
         """Read every record and hash its two parts."""

@@ -23,6 +23,9 @@ NO_HASH: Final = Hash(bytes(HASH_SIZE))
 MAX_SEALED: Final = 65_535
 """Largest `sealed`, bytes: what a C2SP tlog-tiles entry may hold."""
 
+MAX_FACTS: Final = MAX_SEALED - 148
+"""Largest facts, bytes: what the fixed part leaves."""
+
 CRITICAL: Final = 0x01
 """Flag: a reader that does not know this event's type must not decide on its stream."""
 OPENS: Final = 0x02
@@ -38,6 +41,7 @@ ACCOUNTABLE: Final = OPENS | STORES | TAGGED | CLOSES
 """Flags of events whose facts say something that verification compares with other rows."""
 
 HEADER: Final = struct.Struct(">BBHQQ32sQQQ32s32sII")
+_STREAM_PREV: Final = struct.Struct(">Q")
 FACTS_AT: Final = HASH_SIZE + HEADER.size
 
 
@@ -66,6 +70,8 @@ def _domain(name: str) -> bytes:
 
 _EVENT: Final = _domain("event")
 _CONTENT: Final = _domain("content")
+_BLOB: Final = _domain("blob")
+_BLOB_LIST: Final = _domain("blob list")
 _GENESIS: Final = _domain("genesis")
 _CODE: Final = _domain("code")
 
@@ -89,6 +95,13 @@ def unpack(record: bytes | memoryview) -> Sealed:
     return header
 
 
+def stream_prev(record: bytes | memoryview) -> Seq:
+    """Seq of the event before it in its stream, as a record says; 0 for the first."""
+    if len(record) < FACTS_AT:
+        raise Damaged(f"A record of {len(record)} bytes is shorter than its fixed part of {FACTS_AT}.")
+    return Seq(_STREAM_PREV.unpack_from(record, HASH_SIZE + 68)[0])
+
+
 def stored_hash(record: bytes | memoryview) -> Hash:
     """The hash that a record says it has."""
     return Hash(bytes(record[:HASH_SIZE]))
@@ -104,9 +117,14 @@ def content_digest(ciphertext: bytes | memoryview) -> Hash:
     return Hash(blake3(ciphertext, key=_CONTENT).digest()) if ciphertext else NO_HASH
 
 
-def content_digester() -> Any:
-    """An incremental `content_digest`, for blobs of several chunks: `update(bytes)`, `digest()`."""
-    return blake3(key=_CONTENT)
+def blob_digester() -> Any:
+    """The digest of a blob's chunks as stored, one after another: `update(bytes)`, `digest()`."""
+    return blake3(key=_BLOB)
+
+
+def blob_list_digest(row: bytes) -> Hash:
+    """The digest of a row that lists an event's blobs."""
+    return Hash(blake3(row, key=_BLOB_LIST).digest())
 
 
 def genesis(ledger: LedgerId) -> Hash:

@@ -46,6 +46,8 @@ def decode(data: bytes | memoryview, *, refs: bool = False) -> Any:
     With `refs`, extension values come back as `Ref`; without, they are damage.
     """
     raw = bytes(data)
+    if len(raw) > MAX_BYTES:
+        raise Damaged(f"A document of {len(raw):,} bytes is larger than any that is written, {MAX_BYTES:,}.")
     try:
         value = msgpack.unpackb(raw, raw=False, strict_map_key=True, ext_hook=Ref, timestamp=0)
         same = msgpack.packb(value, use_bin_type=True) == raw

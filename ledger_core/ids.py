@@ -27,6 +27,7 @@ StepId = NewType("StepId", str)
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no i, l, o, u
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}")
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f\s](?:[^\x00-\x1f\x7f]{0,126}[^\x00-\x1f\x7f\s])?")
+_STREAM: Final = re.compile(r"[a-z_]{1,32}(?:/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
 RESERVED: Final = frozenset(("latest",))
 
 
@@ -67,6 +68,13 @@ def check_id(text: object, what: str) -> str:
             hint="An id has 1 to 128 ASCII letters, digits and . _ : @ + -, begins with a letter or digit, "
             "and is not 'latest'.",
         )
+    return text
+
+
+def check_stream(text: object) -> str:
+    """`text`, if it may be the name of a stream: a kind, or a kind and an id; raises `BadInput`."""
+    if not isinstance(text, str) or not _STREAM.fullmatch(text):
+        raise BadInput(f"{text!r:.100} cannot be the name of a stream.", hint="A stream is KIND or KIND/ID.")
     return text
 
 

@@ -23,8 +23,9 @@ from replay import strict
 @click.argument("run_name", metavar="[RUN]", required=False)
 @click.option("--against", metavar="HEAD", help="A head kept earlier, SEQ:HASH, or @FILE that holds one.")
 @click.option("--jobs", type=click.IntRange(1, 64), help="Processes to verify with.  [default: one a core]")
+@click.option("--deep", is_flag=True, help="Decode the facts of every event as well: slower.")
 @pass_settings
-def verify(settings: Settings, run_name: str | None, against: str | None, jobs: int | None) -> int:
+def verify(settings: Settings, run_name: str | None, against: str | None, jobs: int | None, deep: bool) -> int:
     """Check the ledger against itself, and against a head that you kept.
 
     Re-hashes every record, content and blob, follows both chains, and recounts the indexes. Needs no keys. With RUN,
@@ -39,7 +40,8 @@ def verify(settings: Settings, run_name: str | None, against: str | None, jobs: 
     else:
         held = _held(against)
         with progress("verifying", quiet=settings.json) as bar:
-            report = verify_ledger(settings.root, jobs=jobs or os.cpu_count() or 1, against=held, progress=bar)
+            cores = jobs or os.cpu_count() or 1
+            report = verify_ledger(settings.root, jobs=cores, against=held, deep=deep, progress=bar)
     emit(settings, report.as_json(), lambda: _render(report, whole=run_name is None, held=against is not None))
     return report.exit_code
 

@@ -8,8 +8,9 @@ through upcasters, one version at a time. This file does not know streams, seqs,
 
 from __future__ import annotations
 
+import operator
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
 
@@ -63,6 +64,8 @@ class EventType:
     content: tuple[str, ...]
     messages: tuple[str, ...]
     """Content fields that are lists of messages, stored once each."""
+    read_facts: Callable[[Any], Iterable[tuple[str, Any]]]
+    read_content: Callable[[Any], Iterable[tuple[str, Any]]]
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +75,8 @@ class Unknown(Body):
     type: str
     version: int
     facts: Mapping[str, JSON]
+    critical: bool = False
+    """Nobody who does not know the type may decide on its stream."""
 
 
 REGISTRY: Final[dict[str, EventType]] = {}
@@ -122,6 +127,8 @@ def event(
             keys=tuple(f.name for f in fields if f.metadata.get("key")),
             content=of("content", "messages"),
             messages=of("messages"),
+            read_facts=_reader(of("facts")),
+            read_content=_reader(of("content", "messages")),
         )
         return done
 
@@ -132,26 +139,28 @@ def facts_of(body: Body) -> dict[str, JSON]:
     """The facts of a body, None left out."""
     if isinstance(body, Unknown):
         return dict(body.facts)
-    return {name: value for name in body.kind.facts if (value := getattr(body, name)) is not None}
+    return {name: value for name, value in body.kind.read_facts(body) if value is not None}
 
 
 def content_of(body: Body) -> dict[str, JSON]:
     """The content of a body; empty where it has none. None is a value here (a tool may return it)."""
-    return {name: getattr(body, name) for name in body.kind.content} if not isinstance(body, Unknown) else {}
+    return {} if isinstance(body, Unknown) else dict(body.kind.read_content(body))
 
 
-def key_tags(body: Body) -> Iterable[bytes]:
+def key_tags(body: Body) -> Sequence[bytes]:
     """The tags of a body that the key index holds."""
-    if isinstance(body, Unknown):
+    if isinstance(body, Unknown) or not body.kind.keys:
         return ()
     return [value for name in body.kind.keys if (value := getattr(body, name)) is not None]
 
 
-def build(type_: str, version: int, facts: dict[str, JSON], content: Mapping[str, JSON] | Missing) -> Body:
+def build(
+    type_: str, version: int, facts: dict[str, JSON], content: Mapping[str, JSON] | Missing, *, critical: bool = False
+) -> Body:
     """The body of decoded facts and content; raises `Damaged` if a known type does not fit its own declaration."""
     kind = REGISTRY.get(type_)
     if kind is None or version > kind.version:
-        return Unknown(type=type_, version=version, facts=facts)
+        return Unknown(type=type_, version=version, facts=facts, critical=critical)
     while version < kind.version:
         facts = UPCASTERS[type_, version](facts)
         version += 1
@@ -164,6 +173,16 @@ def build(type_: str, version: int, facts: dict[str, JSON], content: Mapping[str
         raise Damaged(f"The facts of a {type_} (version {version}) do not fit its declaration: {error}") from None
 
 
+def _reader(names: tuple[str, ...]) -> Callable[[Any], Iterable[tuple[str, Any]]]:
+    """What reads some fields of a body, with their names, in one go: bodies are taken apart for every append."""
+    if not names:
+        return lambda _: ()
+    if len(names) == 1:
+        return lambda body: ((names[0], getattr(body, names[0])),)
+    values = operator.attrgetter(*names)
+    return lambda body: zip(names, values(body), strict=True)
+
+
 def _checked(hints: Mapping[str, Any], fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
     return [f.evolve(validator=_validator(hints[f.name])) if f.metadata["part"] == "facts" else f for f in fields]
 
@@ -171,11 +190,14 @@ def _checked(hints: Mapping[str, Any], fields: list[attrs.Attribute[Any]]) -> li
 def _validator(hint: Any) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     """A check of a fact against its annotation: exact types, so that no subclass slips past the encoding."""
     plain, literals = _plain_types(hint)
+    inner = {t for part in typing.get_args(hint) for t in _plain_types(part)[0]} if dict in plain else set()
 
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if type(value) not in plain or (literals and value is not None and value not in literals):
             wanted = ", ".join(map(repr, literals)) or " or ".join(t.__name__ for t in plain)
             raise BadInput(f"{field.name} is {value!r:.100}; it must be {wanted}.")
+        if inner and value and not (inner >= {*map(type, value), *map(type, value.values())}):
+            raise BadInput(f"{field.name} is {value!r:.100}; it must be a map of text to numbers.")
 
     return check
 

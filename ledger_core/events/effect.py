@@ -26,7 +26,7 @@ class ToolCallRequested(Body):
     side_effect: SideEffect = fact()
     request: bytes = fact()
     key: bytes | None = fact(key=True, default=None)
-    """Tag of the idempotency key; outside writes only."""
+    """Tag of a logical key that a caller chose; the default key follows from the run and the path, and needs no row."""
     arguments: JSON = content()
 
 

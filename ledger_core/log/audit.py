@@ -17,7 +17,7 @@ from ledger_core.events.ledger import LedgerCreated
 from ledger_core.ids import Head, LedgerId, Seq, StreamNo
 from ledger_core.log import index, record
 from ledger_core.log.store import Reader, Store, Tree
-from ledger_core.log.verify import Checker, Finding, Sums, index_finding
+from ledger_core.log.verify import SNAPSHOT, Checker, Finding, Sums, index_finding
 
 
 def opening(store: Store) -> Iterator[Finding | Head]:
@@ -43,6 +43,7 @@ def closing(store: Store, sums: Sums, checked: int) -> Iterator[Finding | Head]:
         last = _last(reader)
         checker = Checker(sums)
         yield from checker.slowly(reader, checked + 1, last.seq)
+        yield from _astray(reader, last)
         yield from _heads(reader, sums)
         rows = reader.count(Tree.EVENTS)
         if rows != sums.events:
@@ -50,8 +51,8 @@ def closing(store: Store, sums: Sums, checked: int) -> Iterator[Finding | Head]:
         rows = reader.count(Tree.BLOBS)
         if rows != sums.blob_rows:
             yield Finding(kind="blob", detail=f"there are {rows:,} rows of blobs, and events stored {sums.blob_rows:,}")
-        rows, wanted = reader.count(Tree.INDEX), 1 + 2 * sums.streams + sums.events + sums.key_rows
-        if rows != wanted and not sums.unknown:
+        rows, wanted = reader.count(Tree.INDEX), 1 + 2 * sums.streams + sums.waypoints + sums.key_rows
+        if rows != wanted:
             yield index_finding(None, None, f"there are {rows:,} rows, and the events account for {wanted:,}")
         yield last
 
@@ -75,15 +76,23 @@ def _first(data: bytes, ledger: LedgerId) -> Iterator[Finding]:
         facts = record.decode_facts(data, header)
     except Damaged:
         return  # found again, and named, with the records
-    if header.prev_hash != chain.genesis(ledger) or (
-        facts[0] == LedgerCreated.kind.name and facts[6].get("ledger") != ledger
-    ):
-        yield Finding(kind="format", seq=1, detail="the first event does not belong to the ledger's id")
+    named = isinstance(facts[6], dict) and facts[6].get("ledger") == ledger
+    if header.prev_hash != chain.genesis(ledger) or facts[0] != LedgerCreated.kind.name or not named:
+        yield Finding(kind="format", seq=1, detail="the first event does not create the ledger of this id")
+
+
+def _opens(reader: Reader, seq: Seq, number: StreamNo) -> bool:
+    """Whether the event at `seq` is the first of the stream."""
+    data = reader.get(Tree.EVENTS, index.seq_key(seq))
+    if data is None or len(data) < chain.FACTS_AT:
+        return False
+    header = chain.unpack(data)
+    return (header.stream, header.stream_seq) == (number, 1)
 
 
 def _heads(reader: Reader, sums: Sums) -> Iterator[Finding]:
     """Every head row must name the last event of its stream; together they must account for all events."""
-    total = 0
+    total, wanted = 0, 1
     for key, value in reader.scan(Tree.INDEX, index.HEAD):
         if key[:1] != index.HEAD:
             break
@@ -96,14 +105,25 @@ def _heads(reader: Reader, sums: Sums) -> Iterator[Finding]:
             continue
         right = header is not None and data is not None and head.hash == chain.stored_hash(data)
         right = right and header is not None and (header.stream, header.stream_seq) == (number, head.stream_seq)
-        if not right or reader.get(Tree.INDEX, index.position_key(number, head.stream_seq + 1)) is not None:
-            yield index_finding(head.seq, None, f"the head of stream {number} is not its last event")
-        total += head.stream_seq
+        if not right or not _opens(reader, head.first, number):
+            yield index_finding(head.seq, None, f"the head of stream {number} does not name its first and last events")
+        if number != wanted:
+            yield index_finding(head.seq, None, f"stream {number} stands where stream {wanted} should")
+        total, wanted = total + head.stream_seq, number + 1
     if total != sums.events:
         yield index_finding(None, None, f"the heads account for {total:,} events of {sums.events:,}")
 
 
 def _last(reader: Reader) -> Head:
+    """The last record in its place: a damaged key may name any seq, and nobody should look for all before it."""
+    plausible = 2 * reader.count(Tree.EVENTS) + SNAPSHOT
     for key, value in reader.scan(Tree.EVENTS, reverse=True):
-        return Head(Seq(int.from_bytes(key[:8], "big")), chain.stored_hash(value))
+        if len(key) == 8 and int.from_bytes(key, "big") <= plausible:
+            return Head(Seq(int.from_bytes(key, "big")), chain.stored_hash(value))
     return Head(Seq(0), chain.NO_HASH)
+
+
+def _astray(reader: Reader, last: Head) -> Iterator[Finding]:
+    """Records behind the last one."""
+    for key, _ in reader.scan(Tree.EVENTS, index.seq_key(last.seq + 1)):
+        yield Finding(kind="record", detail=f"a record has the key {key.hex()}, far from every other")

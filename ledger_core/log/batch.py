@@ -1,8 +1,9 @@
 """One write transaction of the log: what a decision sees, and how its drafts become records.
 
 Rules: lives inside one `store.write()` block and dies with it. A decision sees the log up to the commands before it in
-the same batch. Drafts are sealed in order: number the stream, encrypt, link, hash, put. Per event: one record and one
-position, two hashes; per touched stream and batch: one head. This file does not know who waits for the commit.
+the same batch. Drafts are sealed in order: number the stream, encrypt, link, hash, put. Per event: one record and two
+hashes; per touched stream and batch: one head; per 256 events of a stream: one waypoint. This file does not know who
+waits for the commit.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from ledger_core.errors import Refused
 from ledger_core.events import Body, Unknown
 from ledger_core.events.base import content_of, key_tags
 from ledger_core.failpoints import reach
-from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq
+from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq, check_stream
 from ledger_core.log import blobs, content, index, record
+from ledger_core.log.cipher import Cipher, Nonces
 from ledger_core.log.index import StreamHead
 from ledger_core.log.reading import Reading
 from ledger_core.log.record import Draft, Event
@@ -48,7 +50,9 @@ class Batch:
         self._writer = writer
         self._reading = reading
         self._clock = clock
+        self._nonces = Nonces()
         self._heads: dict[StreamNo, StreamHead] = {}
+        self._new: dict[StreamNo, Cipher] = {}
         self._found: dict[StreamNo, StreamHead | None] = {}
         self._streams: int | None = None
         self.first: StreamHead | None = None
@@ -68,8 +72,8 @@ class Batch:
         number = self._number(stream)
         if number is None:
             return
-        for seq in index.positions(self._writer, number, after):
-            yield self._reading.event(self._writer, seq, contents=contents)
+        for seq, data in index.stream_records(self._writer, number, after):
+            yield self._reading.of_record(self._writer, data, seq, contents=contents)
 
     def find_key(self, tag: bytes) -> Seq | None:
         return index.find_key(self._writer, tag)
@@ -86,15 +90,19 @@ class Batch:
     def _seal(self, draft: Draft) -> Event:
         body = draft.body
         extra: dict[str, Any] = {}
-        flags, tags = _flags(body), key_tags(body)
+        tags = key_tags(body)
+        flags = _flags(body) | TAGGED if tags else _flags(body)
         number = self._number(draft.stream)
         if number is None:
             number, flags = self._new_stream(draft.stream), flags | OPENS
             extra[record.EXTRA_STREAM] = draft.stream
-            extra[record.EXTRA_KEY_CHECK] = self._reading.cipher(number, new=True).check
-        before = self._head(number) or StreamHead(Seq(0), StreamSeq(0), NO_HASH)
+            self._new[number] = self._reading.draw(number)
+            extra[record.EXTRA_KEY_CHECK] = self._new[number].check
+        before = self._head(number) or StreamHead(Seq(self._seq + 1), Seq(0), StreamSeq(0), NO_HASH)
         stream_seq = StreamSeq(before.stream_seq + 1)
         ciphertext, stored = self._encrypt(draft, number, stream_seq)
+        if tags:
+            extra[record.EXTRA_TAGS] = list(body.kind.keys)
         if stored:
             flags |= STORES
             extra[record.EXTRA_BLOBS] = blobs.commit_list(self._writer, number, stored)
@@ -117,12 +125,13 @@ class Batch:
         hash_, sealed = chain.seal(header, facts)
         self._writer.append(Tree.EVENTS, index.seq_key(header.seq), hash_ + sealed + ciphertext)
         reach("record-put")
-        self._writer.put(Tree.INDEX, index.position_key(number, stream_seq), index.seq_key(header.seq))
+        if stream_seq % index.WAYPOINT == 0:
+            self._writer.put(Tree.INDEX, index.position_key(number, stream_seq), index.seq_key(header.seq))
         for tag in tags:
             if index.find_key(self._writer, tag) is None:
                 self._writer.put(Tree.INDEX, index.KEY + tag, index.seq_key(header.seq))
         self._seq, self._hash, self._time_ns = header.seq, hash_, header.time_ns
-        self._heads[number] = StreamHead(header.seq, stream_seq, hash_)
+        self._heads[number] = StreamHead(before.first, header.seq, stream_seq, hash_)
         self.first = self.first or self._heads[number]
         return _event(draft, header, hash_)
 
@@ -131,26 +140,27 @@ class Batch:
         stored: list[blobs.Commitment] = []
         if not inside:
             return b"", stored
-        cipher = self._reading.cipher(number)
+        cipher = self._new.get(number) or self._reading.cipher(self._writer, number)
         if cipher is None:
             raise Refused(
-                f"The content of {draft.stream} was forgotten: nothing more can be said in it.",
-                hint="Start a new run.",
+                f"The key of {draft.stream} was destroyed or is not here: nothing more can be said in it.",
+                hint="Start a new run, or bring its key back.",
             )
 
         def save(plain: bytes) -> bytes:
             blob = cipher.blob_id(plain)
             if not blobs.exists(self._writer, number, blob):
-                stored.append(blobs.write(self._writer, number, cipher, blob, plain))
+                stored.append(blobs.write(self._writer, number, cipher, self._nonces, blob, plain))
             return blob
 
         plain = content.pack(inside, draft.body.kind.messages, save)
-        return cipher.encrypt(plain, record.place(number, stream_seq)), stored
+        return cipher.encrypt(plain, record.place(number, stream_seq), self._nonces.draw()), stored
 
     def _number(self, stream: str) -> StreamNo | None:
         return self._reading.number(self._writer, stream)
 
     def _new_stream(self, stream: str) -> StreamNo:
+        check_stream(stream)
         if self._streams is None:
             newest = next(index.streams_newest_first(self._writer), None)
             self._streams = newest[0] if newest else 0
@@ -176,9 +186,7 @@ class Batch:
 def _flags(body: Body) -> int:
     if isinstance(body, Unknown):
         return 0
-    kind = body.kind
-    tagged = bool(kind.keys) and bool(key_tags(body))
-    return kind.critical * CRITICAL | kind.closes * CLOSES | tagged * TAGGED
+    return body.kind.critical * CRITICAL | body.kind.closes * CLOSES
 
 
 def _event(draft: Draft, header: Sealed, hash_: Hash) -> Event:

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from ledger_core import chain, codec
 from ledger_core.errors import Damaged
 from ledger_core.ids import Hash, StreamNo
-from ledger_core.log.cipher import ID_SIZE, Cipher
+from ledger_core.log.cipher import ID_SIZE, OVERHEAD, Cipher, Nonces
 from ledger_core.log.store import Reader, Tree, Writer
 
 CHUNK: Final = 64 * 1024
@@ -54,13 +54,13 @@ def exists(reader: Reader, stream: StreamNo, blob: bytes) -> bool:
     return reader.get(Tree.BLOBS, _KEY.pack(stream, blob, 0)) is not None
 
 
-def write(writer: Writer, stream: StreamNo, cipher: Cipher, blob: bytes, plain: bytes) -> Commitment:
+def write(writer: Writer, stream: StreamNo, cipher: Cipher, nonces: Nonces, blob: bytes, plain: bytes) -> Commitment:
     """Encrypt and put a blob; the caller seals the commitment."""
-    digest = chain.content_digester()
+    digest = chain.blob_digester()
     chunks = max(1, -(-len(plain) // CHUNK))
     for number in range(chunks):
         piece = plain[number * CHUNK : (number + 1) * CHUNK]
-        sealed = cipher.encrypt(piece, _PLACE.pack(blob, number, number == chunks - 1))
+        sealed = cipher.encrypt(piece, _PLACE.pack(blob, number, number == chunks - 1), nonces.draw())
         digest.update(sealed)
         writer.put(Tree.BLOBS, _KEY.pack(stream, blob, number), sealed)
     return Commitment(blob, chunks, Hash(digest.digest()))
@@ -84,7 +84,7 @@ def commit_list(writer: Writer, stream: StreamNo, stored: Sequence[Commitment]) 
     if len(listed) <= MAX_LISTED:
         return listed
     row = codec.encode_trusted(listed)
-    digest = chain.content_digest(row)
+    digest = chain.blob_list_digest(row)
     writer.put(Tree.BLOBS, _KEY.pack(stream, digest[:ID_SIZE], _LIST), row)
     return digest
 
@@ -93,7 +93,7 @@ def commitments(reader: Reader, stream: StreamNo, said: Any) -> list[Commitment]
     """The inverse of `commit_list`; raises `Damaged` if the list's row is missing or altered."""
     if isinstance(said, bytes):
         row = reader.get(Tree.BLOBS, _KEY.pack(stream, said[:ID_SIZE], _LIST))
-        if row is None or chain.content_digest(row) != said:
+        if row is None or chain.blob_list_digest(row) != said:
             raise Damaged(f"The list of blobs {said.hex()} of stream {stream} is missing or altered.")
         said = codec.decode(row)
     return [Commitment(*one) for one in said]
@@ -106,11 +106,13 @@ def rows_of(said: Any, listed: Sequence[Commitment]) -> int:
 
 def check(reader: Reader, stream: StreamNo, wanted: Commitment) -> str:
     """What is wrong with a stored blob, without its key; empty if nothing is."""
-    digest = chain.content_digester()
+    digest = chain.blob_digester()
     for number in range(wanted.chunks):
         row = reader.get(Tree.BLOBS, _KEY.pack(stream, wanted.id, number))
         if row is None:
             return f"chunk {number} of {wanted.chunks} of blob {wanted.id.hex()} is missing"
+        if number < wanted.chunks - 1 and len(row) != CHUNK + OVERHEAD:
+            return f"chunk {number} of {wanted.chunks} of blob {wanted.id.hex()} has {len(row)} bytes"
         digest.update(row)
     return "" if digest.digest() == wanted.digest else f"blob {wanted.id.hex()} was altered"
 

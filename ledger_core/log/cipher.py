@@ -22,29 +22,27 @@ KEY_SIZE: Final = 32
 OVERHEAD: Final = 12 + 16
 """Bytes that encryption adds."""
 _NONCE: Final = 12
-_POOL: Final = 256
+_POOL: Final = 64
 ID_SIZE: Final = 16
 CHECK_SIZE: Final = 8
 
 
-class _Nonces:
-    """Random nonces, drawn from the system 256 at a time; a forked child draws its own."""
+class Nonces:
+    """Random nonces for one transaction, drawn from the system 64 at a time.
+
+    Made anew for every transaction, so that a copied process (a fork, a snapshot of a machine) hardly ever has any left
+    that its twin would use as well.
+    """
 
     def __init__(self) -> None:
         self._pool: list[bytes] = []
-        os.register_at_fork(after_in_child=self._pool.clear)
 
     def draw(self) -> bytes:
         """One nonce, used once."""
-        try:
-            return self._pool.pop()
-        except IndexError:
+        if not self._pool:
             drawn = os.urandom(_NONCE * _POOL)
-            self._pool.extend(drawn[at : at + _NONCE] for at in range(_NONCE, len(drawn), _NONCE))
-            return drawn[:_NONCE]
-
-
-_nonces = _Nonces()
+            self._pool = [drawn[at : at + _NONCE] for at in range(0, len(drawn), _NONCE)]
+        return self._pool.pop()
 
 
 class Cipher:
@@ -56,13 +54,12 @@ class Cipher:
         assert len(key) == KEY_SIZE
         self.key = key
         self.check = chain.derive(key, "key check")[:CHECK_SIZE]
-        self._aead = AESGCM(chain.derive(key, "content"))
+        self._aead = AESGCM(chain.derive(key, "content key"))
         self._id_key = chain.derive(key, "blob id")
-        self._tag_key = chain.derive(key, "tag")
+        self._tag_key = chain.derive(key, "request tag")
 
-    def encrypt(self, plain: bytes, place: bytes) -> bytes:
+    def encrypt(self, plain: bytes, place: bytes, nonce: bytes) -> bytes:
         """`plain` sealed to its `place` (additional data): it opens nowhere else."""
-        nonce = _nonces.draw()
         return nonce + self._aead.encrypt(nonce, plain, place)
 
     def decrypt(self, sealed: bytes, place: bytes) -> bytes:
@@ -77,5 +74,5 @@ class Cipher:
         return chain.tag(self._id_key, plain)[:ID_SIZE]
 
     def tag(self, data: bytes) -> bytes:
-        """A keyed tag for facts, 32 bytes: so that nothing short can be guessed back once the key is gone."""
+        """A keyed tag of a request, 32 bytes: so that nothing short can be guessed back once the key is gone."""
         return chain.tag(self._tag_key, data)

@@ -34,10 +34,12 @@ Load = Callable[[bytes], bytes]
 def pack(content: Mapping[str, Any], lists: Sequence[str], save: Save) -> bytes:
     """The document of `content`, in clear, after `save` has been given all that moved out."""
     document = dict(content)
-    for name in lists:
-        if isinstance(document.get(name), list) and document[name]:
-            document[name] = _save_list(document[name], save)
-    plain = codec.encode(document) if not lists else _encode_with_refs(document)
+    said = {name: value for name, value in content.items() if name not in lists or not isinstance(value, list)}
+    plain = codec.encode(said)
+    if len(said) < len(document):
+        for name in document.keys() - said.keys():
+            document[name] = _save_list(document[name], save) if document[name] else []
+        plain = codec.encode_trusted(document)
     if len(plain) <= INLINE:
         return plain
     sizes = {name: codec.encode(value) for name, value in document.items() if not isinstance(value, codec.Ref)}
@@ -57,11 +59,6 @@ def unpack(plain: bytes, load: Load) -> dict[str, Any]:
         if isinstance(value, codec.Ref):
             document[name] = _follow(value, load)
     return dict(document)
-
-
-def _encode_with_refs(document: dict[str, Any]) -> bytes:
-    codec.encode({name: value for name, value in document.items() if not isinstance(value, codec.Ref)})
-    return codec.encode_trusted(document)
 
 
 def _follow(ref: codec.Ref, load: Load) -> Any:

@@ -58,7 +58,7 @@ class Ticket(Generic[Command, T]):
     async def waited(self) -> None:
         """Wait in a loop; a cancelled caller leaves, its command stays."""
         assert isinstance(self._done, asyncio.Future)
-        await asyncio.shield(self._done)
+        await self._done
 
     def outcome(self) -> T:
         """What came of the command; raises what it raised."""

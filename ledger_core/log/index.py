@@ -4,10 +4,13 @@ Rules: one tree, rows told apart by their first byte. Every row can be recompute
 does. This file knows sealed bytes and facts' envelopes, not what bodies mean.
 
     0x00 name                     -> the ledger's own: format, id
-    'h'  stream u64               -> last seq u64 ‖ stream_seq u64 ‖ hash[32]    head of a stream
+    'h'  stream u64               -> first, last, stream_seq u64 ‖ hash[32]      ends of a stream
     'k'  tag[32]                  -> seq u64                                     first event that carries a key tag
     'n'  name                     -> stream u64                                  streams by name
-    'p'  stream u64 ‖ stream_seq  -> seq u64                                     positions of a stream's events
+    'p'  stream u64 ‖ stream_seq  -> seq u64                                     every 256th event of a stream
+
+A stream is read by its own chain, backwards from a waypoint and turned round: one row in 256 events, instead of one an
+event in as many leaves as there are streams.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from ledger_core import chain
 from ledger_core.errors import CannotOpen, Damaged
 from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq
 from ledger_core.log.store import Reader, Tree, Writer
@@ -23,15 +27,18 @@ from ledger_core.log.store import Reader, Tree, Writer
 META, HEAD, KEY, NAME, POSITION = b"\0", b"h", b"k", b"n", b"p"
 FORMAT_ROW: Final = META + b"format"
 _U64: Final = struct.Struct(">Q")
-_HEAD: Final = struct.Struct(">QQ32s")
+_HEAD: Final = struct.Struct(">QQQ32s")
+WAYPOINT: Final = 256
+"""Every so manyth event of a stream has a row of its own."""
 _POSITION: Final = struct.Struct(">cQQ")
 _FORMAT: Final = struct.Struct(">12sI16s")
 _MAGIC: Final = b"AgentLedger\n"
 
 
 class StreamHead(NamedTuple):
-    """The last event of a stream."""
+    """The first and the last event of a stream."""
 
+    first: Seq
     seq: Seq
     stream_seq: StreamSeq
     hash: Hash
@@ -101,13 +108,26 @@ def streams_newest_first(reader: Reader, below: int | None = None) -> Iterator[t
         yield StreamNo(parse_seq(key[1:])), parse_head_row(value)
 
 
-def positions(reader: Reader, stream: StreamNo, after: int) -> Iterator[Seq]:
-    """Seqs of a stream's events behind its `after`th."""
-    prefix = _POSITION.pack(POSITION, stream, 0)[:9]
-    for key, value in reader.scan(Tree.INDEX, position_key(stream, after + 1)):
-        if not key.startswith(prefix):
-            return
-        yield parse_seq(value)
+def stream_records(reader: Reader, stream: StreamNo, after: int) -> Iterator[tuple[Seq, bytes]]:
+    """Records of a stream behind its `after`th, in order; holds at most 256 of them.
+
+    Raises `Damaged` where the stream's chain leads nowhere; what the records say of themselves is not checked.
+    """
+    head = read_head(reader, stream)
+    start = after + 1
+    while head is not None and start <= head.stream_seq:
+        end = min(-(-start // WAYPOINT) * WAYPOINT, head.stream_seq)
+        row = None if end == head.stream_seq else reader.get(Tree.INDEX, position_key(stream, end))
+        seq = head.seq if end == head.stream_seq else Seq(0) if row is None else parse_seq(row)
+        segment: list[tuple[Seq, bytes]] = []
+        while len(segment) <= end - start:
+            data = reader.get(Tree.EVENTS, seq_key(seq))
+            if data is None:
+                raise Damaged(f"Stream {stream} has no event {end - len(segment)}.", hint="Run `agentledger verify`.")
+            segment.append((seq, data))
+            seq = chain.stream_prev(data)
+        yield from reversed(segment)
+        start = end + 1
 
 
 def find_key(reader: Reader, tag: bytes) -> Seq | None:

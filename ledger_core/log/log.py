@@ -18,7 +18,7 @@ import attrs
 
 from ledger_core import chain
 from ledger_core.clock import SYSTEM, Clock
-from ledger_core.errors import CannotOpen, Damaged, LedgerError, NotFound, OutcomeUnknown, StoreFull
+from ledger_core.errors import BadInput, CannotOpen, Damaged, LedgerError, NotFound, OutcomeUnknown, StoreFull
 from ledger_core.events.ledger import STREAM, ContentForgotten, LedgerCreated
 from ledger_core.failpoints import reach
 from ledger_core.ids import Hash, Head, LedgerId, Seq, StreamNo
@@ -125,6 +125,10 @@ class Log:
             number = index.find_stream(reader, stream)
         if number is None:
             raise NotFound(f"There is no stream {stream!r}.", hint="`agentledger runs` lists the runs.")
+        if stream == STREAM:
+            raise BadInput(
+                "The ledger's own stream cannot be forgotten: it says what was.", hint="Name a run's stream."
+            )
         if self._keys.get(number) is None:
             return False
         self.append(Draft(stream=STREAM, body=ContentForgotten(stream=number, reason=reason)))
@@ -204,7 +208,7 @@ class Log:
         """What makes the stream's keyed tags; None if its key is gone or the stream is not there."""
         with self._store.read() as reader:
             number = index.find_stream(reader, stream)
-        cipher = None if number is None else self._reading.cipher(number)
+            cipher = None if number is None else self._reading.cipher(reader, number)
         return None if cipher is None else cipher.tag
 
     def key(self, stream: str) -> tuple[StreamNo, bytes] | None:

@@ -7,10 +7,11 @@ here too. Contents are opened only when asked for. This file does not write, and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal, overload
+from typing import Final
 
+from ledger_core import chain
 from ledger_core.errors import Damaged, NotFound
-from ledger_core.events import FORGOTTEN, UNREAD
+from ledger_core.events import UNREAD
 from ledger_core.ids import Seq, StreamNo
 from ledger_core.log import index, record
 from ledger_core.log.cipher import Cipher
@@ -36,17 +37,16 @@ class Reading:
         self._infos: dict[StreamNo, StreamInfo] = {}
         self._ciphers: dict[StreamNo, Cipher] = {}
 
-    @overload
-    def cipher(self, stream: StreamNo, *, new: Literal[True]) -> Cipher: ...
-    @overload
-    def cipher(self, stream: StreamNo) -> Cipher | None: ...
-    def cipher(self, stream: StreamNo, *, new: bool = False) -> Cipher | None:
-        """What the stream's key opens; None if the key is gone. `new` draws one, durable before this returns."""
-        known = self._ciphers.get(stream)
-        if known is not None and not new:
-            return known
-        key = self._keys.draw(stream) if new else self._keys.get(stream)
-        return None if key is None else self._remember(stream, key)
+    def draw(self, stream: StreamNo) -> Cipher:
+        """A key for a new stream, durable before this returns."""
+        return self._remember(stream, self._keys.draw(stream))
+
+    def cipher(self, reader: Reader, stream: StreamNo) -> Cipher | None:
+        """What the stream's key opens; None if it is gone, or another than the stream was begun with."""
+        cipher = self._ciphers.get(stream)
+        if cipher is None and (key := self._keys.get(stream)) is not None:
+            cipher = self._remember(stream, key)
+        return cipher if cipher is not None and cipher.check == self.info(reader, stream).key_check else None
 
     def forget(self, stream: StreamNo) -> None:
         """Let go of what is remembered of a stream whose key is destroyed."""
@@ -70,11 +70,10 @@ class Reading:
         """Name and key check of a stream."""
         info = self._infos.get(stream)
         if info is None:
-            seq = next(index.positions(reader, stream, 0), None)
-            data = None if seq is None else reader.get(Tree.EVENTS, index.seq_key(seq))
-            if seq is None or data is None:
+            head = index.read_head(reader, stream)
+            data = None if head is None else reader.get(Tree.EVENTS, index.seq_key(head.first))
+            if head is None or data is None or not record.checked_header(data, head.first).flags & chain.OPENS:
                 raise Damaged(f"Stream {stream} has no first event.", hint="Run `agentledger verify`.")
-            record.checked_header(data, seq)
             if len(self._infos) >= _REMEMBERED:
                 self._infos.clear()
             info = self._infos[stream] = record.read_info(data)
@@ -82,13 +81,14 @@ class Reading:
 
     def event(self, reader: Reader, seq: Seq, *, contents: bool) -> Event:
         """The event at a seq; raises `NotFound`, `Damaged`."""
-        return self._at(reader, seq, {} if contents else None)
-
-    def _at(self, reader: Reader, seq: Seq, seen: Ciphers | None) -> Event:
         data = reader.get(Tree.EVENTS, index.seq_key(seq))
         if data is None:
             raise NotFound(f"There is no event at seq {seq}.", hint="`agentledger log head` prints the last one.")
-        return self._event(reader, data, seq, seen)
+        return self.of_record(reader, data, seq, contents=contents)
+
+    def of_record(self, reader: Reader, data: bytes, seq: Seq, *, contents: bool) -> Event:
+        """The event of a record that was read; raises `Damaged`."""
+        return self._event(reader, data, seq, {} if contents else None)
 
     def log(self, after: int, *, contents: bool, stop: int | None = None) -> Iterator[Event]:
         """Events of the log strictly after a cursor, up to `stop`."""
@@ -131,10 +131,10 @@ class Reading:
                 number = index.find_stream(reader, name)
                 if number is None:
                     return
-                for seq in index.positions(reader, number, after):
+                for seq, data in index.stream_records(reader, number, after):
                     if len(batch) == STEP:
                         break
-                    batch.append(self._at(reader, seq, seen if contents else None))
+                    batch.append(self._event(reader, data, seq, seen if contents else None))
             yield from batch
             if len(batch) < STEP:
                 return
@@ -145,16 +145,16 @@ class Reading:
         info = self.info(reader, header.stream)
         if seen is None:
             return record.to_event(data, header, info, UNREAD if header.content_size else {})
-        cipher = self._present(header.stream, seen)
-        if cipher is not None and cipher.check != info.key_check:
-            return record.to_event(data, header, info, FORGOTTEN)  # another history's key: it opens nothing here
+        cipher = self._present(header.stream, info, seen)
         return record.to_event(data, header, info, record.open_content(reader, data, header, cipher))
 
-    def _present(self, stream: StreamNo, seen: Ciphers) -> Cipher | None:
+    def _present(self, stream: StreamNo, info: StreamInfo, seen: Ciphers) -> Cipher | None:
+        """The cipher of the key that is there now; None for another history's key, which opens nothing here."""
         if stream not in seen:
             key, known = self._keys.get(stream), self._ciphers.get(stream)
-            fresh = known is not None and known.key == key
-            seen[stream] = known if fresh else None if key is None else self._remember(stream, key)
+            if key is not None and (known is None or known.key != key):
+                known = self._remember(stream, key)
+            seen[stream] = known if key is not None and known and known.check == info.key_check else None
         return seen[stream]
 
     def _remember(self, stream: StreamNo, key: bytes) -> Cipher:

@@ -26,6 +26,10 @@ from ledger_core.log.store import Reader
 EXTRA_STREAM: Final = "stream"
 EXTRA_KEY_CHECK: Final = "key_check"
 EXTRA_BLOBS: Final = "blobs"
+EXTRA_TAGS: Final = "tags"
+"""Names of the facts that are key tags, so that the key index can be recomputed for types one does not know."""
+_WORDS: Final = frozenset((str, type(None)))
+_PLACES: Final = frozenset((int, type(None)))
 _PLACE: Final = struct.Struct(">QQ")
 
 
@@ -70,15 +74,21 @@ class StreamInfo:
 def encode_facts(draft: Draft, extra: dict[str, Any]) -> bytes:
     """The facts of a record; raises `BadInput` if they are too large to be sealed."""
     body = draft.body
+    places = (draft.epoch, draft.causation)
+    if (
+        type(draft.actor) is not str
+        or not _WORDS.issuperset((type(draft.step),))
+        or not _PLACES.issuperset(map(type, places))
+    ):
+        raise BadInput("A draft's actor and step are text, its epoch and causation numbers.")
     name, version = (body.type, body.version) if isinstance(body, Unknown) else (body.kind.name, body.kind.version)
     envelope: list[Any] = [name, version, draft.actor, draft.step, draft.epoch, draft.causation, facts_of(body)]
     if extra:
         envelope.append(extra)
     data = codec.encode_trusted(envelope)
-    if len(data) > chain.MAX_SEALED - chain.HEADER.size:
+    if len(data) > chain.MAX_FACTS:
         raise BadInput(
-            f"The facts of a {name} take {len(data):,} bytes; "
-            f"an event may have {chain.MAX_SEALED - chain.HEADER.size:,}.",
+            f"The facts of a {name} take {len(data):,} bytes; an event may have {chain.MAX_FACTS:,}.",
             hint="Names and counts belong into facts; everything else into content.",
         )
     return data
@@ -105,7 +115,7 @@ def checked_header(record: bytes, seq: int) -> Sealed:
 def decode_facts(record: bytes | memoryview, header: Sealed) -> list[Any]:
     """The envelope of a checked record; raises `Damaged`."""
     envelope = codec.decode_trusted(record[chain.FACTS_AT : chain.FACTS_AT + header.facts_size])
-    if not isinstance(envelope, list) or len(envelope) != 7 + bool(header.flags & (chain.OPENS | chain.STORES)):
+    if not isinstance(envelope, list) or len(envelope) not in (7, 8):
         raise Damaged(f"The facts of the record at seq {header.seq} have another shape.", seq=header.seq)
     return envelope
 
@@ -131,7 +141,7 @@ def to_event(record: bytes, header: Sealed, info: StreamInfo, inside: dict[str, 
         step,
         epoch,
         causation,
-        build(type_, version, own, inside),
+        build(type_, version, own, inside, critical=bool(header.flags & chain.CRITICAL)),
     )
 
 

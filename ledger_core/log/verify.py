@@ -3,10 +3,11 @@
 Rules: verification never raises for what it finds and never decides; it yields. It needs no key: digests are of what
 is stored. Each range is first checked swiftly, for yes or no: two hashes an event, both chains, and the facts of those
 events that account for other rows. Only where the answer is no is it checked again, slowly, to say what and where.
-Positions are compared as a sum of keyed hashes (Python's own SipHash, its key drawn per verification). Records can be
-checked in ranges, by as many workers as there are; `Sums` add up, and `audit.closing` compares them with what the
-trees hold. Memory does not grow with the ledger: what is remembered of streams is bounded, and found again by its
-seq. This file does not know processes, whole ledgers or terminals.
+Records can be checked in ranges, by as many workers as there are; `Sums` add up, and `audit.closing` compares them
+with what the trees hold. Memory does not grow with the ledger: what is remembered of streams is bounded, and found
+again by its seq. An event that forks its stream shows at once if the other branch is remembered, and else in the
+totals: there are more events then than the streams' heads account for. This file does not know processes, whole
+ledgers or terminals.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from typing import Any, Final
 
 import attrs
 
-from ledger_core import chain
+from ledger_core import chain, codec
 from ledger_core.chain import Sealed
 from ledger_core.errors import Damaged
-from ledger_core.events import REGISTRY
 from ledger_core.ids import Hash, Seq, StreamNo, StreamSeq
-from ledger_core.log import blobs, index, record
+from ledger_core.log import blobs, cipher, index, record
 from ledger_core.log.store import Reader, Store, Tree
 
 SNAPSHOT: Final = 2048
 """Records read in one snapshot."""
-_MODULUS: Final = 1 << 64
 _NOTHING: Final = (0, StreamSeq(0), chain.NO_HASH)
+_UNREADABLE: Final = (Damaged, LookupError, TypeError, ValueError, AttributeError)
+"""What reading facts may raise that were sealed by somebody else, and do not have the shape they should."""
 _TOOL_CALL: Final = "tool_call_requested"
 
 
@@ -52,10 +53,7 @@ class Sums:
     blobs: int = 0
     blob_rows: int = 0
     key_rows: int = 0
-    positions: int = 0
-    """Sum of the hashes of the position rows that the events account for, modulo 2^64."""
-    unknown: int = 0
-    """Events of types that this version does not know: their index rows cannot be recomputed."""
+    waypoints: int = 0
 
     def add(self, other: Sums) -> None:
         """Add another worker's sums."""
@@ -66,14 +64,15 @@ class Sums:
 class Checker:
     """Checks ranges of records, one after another, and keeps the sums."""
 
-    def __init__(self, sums: Sums | None = None) -> None:
+    def __init__(self, sums: Sums | None = None, *, deep: bool = False) -> None:
         self.sums = sums or Sums()
+        self._deep = deep
         self._names: dict[int, str] = {}
         self._last: dict[int, tuple[int, StreamSeq, Hash]] = {}
 
     def range(self, reader: Reader, first: int, last: int) -> Iterator[Finding]:
         """Findings on the records from `first` to `last`, and on the links from the one before."""
-        sums = self._swift(reader, first, last)
+        sums = None if self._deep else self._swift(reader, first, last)
         if sums is not None:
             self.sums.add(sums)
         else:
@@ -105,6 +104,8 @@ class Checker:
                 or format_ != chain.FORMAT
                 or reserved
                 or flags & ~chain.KNOWN_FLAGS
+                or facts > chain.MAX_FACTS
+                or 0 < size <= cipher.OVERHEAD
                 or time_ns < then
                 or (prev != previous and (previous is not None or seq > 1))
             ):
@@ -117,21 +118,26 @@ class Checker:
             if chain.content_digest(data[end:]) != digest:
                 return None
             stored = lasts.get(stream)
-            if stored is None or stored[0] != sprev:
+            if stored is None:
                 stored = _stored(reader, sprev, stream) if sprev else _NOTHING
-            if stored is None or sprev >= seq or stored[1] + 1 != stream_seq or stored[2] != sprev_hash:
+            if stored != (sprev, stream_seq - 1, sprev_hash) or sprev >= seq:
                 return None
             lasts[stream] = (seq, stream_seq, previous)
-            sums.positions += hash(index.position_key(stream, stream_seq) + place)
+            if stream_seq % index.WAYPOINT == 0:
+                sums.waypoints += 1
+                if reader.get(Tree.INDEX, index.position_key(stream, stream_seq)) != place:
+                    return None
             if flags & chain.ACCOUNTABLE:
-                header = Sealed._make(head)
-                for _ in trial._account(reader, header, record.decode_facts(data, header)):
+                try:
+                    header = Sealed._make(head)
+                    if next(trial._account(reader, header, record.decode_facts(data, header)), None) is not None:
+                        return None
+                except _UNREADABLE:
                     return None
             wanted, then = wanted + 1, time_ns
         if wanted <= last:
             return None
         sums.events = last - first + 1
-        sums.positions %= _MODULUS
         self._last = lasts if len(lasts) <= SNAPSHOT else {}
         return sums
 
@@ -170,15 +176,14 @@ class Checker:
                 yield Finding(kind="missing", stream=name, detail="there is no such stream")
                 return
             wanted = 1
-            for seq in index.positions(reader, number, 0):
-                data = reader.get(Tree.EVENTS, index.seq_key(seq))
-                if data is None:
-                    yield Finding(kind="missing", seq=seq, stream=name, detail="the record is missing")
-                    continue
-                header = yield from self._record(reader, data, seq)
-                if header is not None and (header.stream != number or header.stream_seq != wanted):
-                    yield Finding(kind="index", seq=seq, stream=name, detail=f"is not event {wanted} of its stream")
-                wanted += 1
+            try:
+                for seq, data in index.stream_records(reader, number, 0):
+                    header = yield from self._record(reader, data, seq)
+                    if header is not None and (header.stream != number or header.stream_seq != wanted):
+                        yield Finding(kind="index", seq=seq, stream=name, detail=f"is not event {wanted} of its stream")
+                    wanted += 1
+            except Damaged as damage:
+                yield Finding(kind="stream_chain", stream=name, detail=damage.sentence)
             head = index.read_head(reader, number)
             if head is None or head.stream_seq != wanted - 1:
                 yield Finding(kind="index", stream=name, detail=f"the head of the stream is not its event {wanted - 1}")
@@ -194,9 +199,10 @@ class Checker:
             return None
         try:
             facts = record.decode_facts(data, header)
+            codec.decode(data[chain.FACTS_AT : chain.FACTS_AT + header.facts_size])
             name = self._name(reader, header, facts)
             yield from self._body(reader, data, header, facts, name)
-        except (Damaged, LookupError, TypeError, ValueError) as damage:
+        except _UNREADABLE as damage:
             yield Finding(kind="facts", seq=seq, detail=f"the facts cannot be read: {damage}")
         return header
 
@@ -206,13 +212,15 @@ class Checker:
             self.sums.contents += 1
         if chain.content_digest(data[chain.FACTS_AT + header.facts_size :]) != header.content_digest:
             yield Finding(kind="content", seq=seq, stream=name, detail="the content was altered")
+        if header.facts_size > chain.MAX_FACTS or 0 < header.content_size <= cipher.OVERHEAD:
+            yield Finding(kind="record", seq=seq, stream=name, detail="its facts or content have a size that none has")
         if header.flags & ~chain.KNOWN_FLAGS or header.reserved:
             yield Finding(kind="record", seq=seq, stream=name, detail=f"unknown flags {header.flags:#04x}")
         yield from self._stream_links(reader, header, chain.stored_hash(data), name)
-        row = index.position_key(header.stream, header.stream_seq)
-        self.sums.positions = (self.sums.positions + hash(row + index.seq_key(seq))) % _MODULUS
-        if reader.get(Tree.INDEX, row) != index.seq_key(seq):
-            yield index_finding(seq, name, "the row of its position is missing or names another event")
+        if header.stream_seq % index.WAYPOINT == 0:
+            self.sums.waypoints += 1
+            if reader.get(Tree.INDEX, index.position_key(header.stream, header.stream_seq)) != index.seq_key(seq):
+                yield index_finding(seq, name, "the row of its place in its stream is missing or names another event")
         yield from self._account(reader, header, facts)
 
     def _account(self, reader: Reader, header: Sealed, facts: list[Any]) -> Iterator[Finding]:
@@ -228,14 +236,16 @@ class Checker:
             yield from _counts(reader, header, facts[6], name)
 
     def _stream_links(self, reader: Reader, header: Sealed, stored: Hash, name: str) -> Iterator[Finding]:
-        """The stream's chain: the event before is found by its seq, or remembered."""
-        last = self._last.get(header.stream)
-        if last is None or last[0] != header.stream_prev_seq:
-            last = _stored(reader, header.stream_prev_seq, header.stream) if header.stream_prev_seq else _NOTHING
-        if last is None or header.stream_prev_seq >= header.seq:
-            yield _stream_chain(header, name, f"seq {header.stream_prev_seq} is not before it in its stream")
-        elif last[1] + 1 != header.stream_seq or last[2] != header.stream_prev_hash:
-            yield _stream_chain(header, name, "does not link to the event before it in its stream")
+        """The stream's chain: the event before must be the one that is named, and nobody else may follow it."""
+        named = (header.stream_prev_seq, header.stream_seq - 1, header.stream_prev_hash)
+        before = _stored(reader, header.stream_prev_seq, header.stream) if header.stream_prev_seq else _NOTHING
+        last = self._last.get(header.stream, _NOTHING)
+        if before != named or header.stream_prev_seq >= header.seq:
+            detail = "does not link to the event before it in its stream"
+            yield Finding(kind="stream_chain", seq=header.seq, stream=name, detail=detail)
+        elif last[0] > header.stream_prev_seq:
+            detail = f"links past the event at seq {last[0]}: its stream forks"
+            yield Finding(kind="stream_chain", seq=header.seq, stream=name, detail=detail)
         if len(self._last) > SNAPSHOT:
             self._last.clear()
         self._last[header.stream] = (header.seq, header.stream_seq, stored)
@@ -256,11 +266,7 @@ class Checker:
                 yield Finding(kind="blob", seq=header.seq, stream=name, detail=wrong)
 
     def _keys(self, reader: Reader, header: Sealed, facts: list[Any], name: str) -> Iterator[Finding]:
-        kind = REGISTRY.get(facts[0])
-        if kind is None or facts[1] > kind.version:
-            self.sums.unknown += 1
-            return
-        for field in kind.keys:
+        for field in facts[7][record.EXTRA_TAGS]:
             if (tag := facts[6].get(field)) is not None:
                 first = index.find_key(reader, tag)
                 self.sums.key_rows += first == header.seq
@@ -280,45 +286,6 @@ class Checker:
         return name
 
 
-def positions(store: Store, last: int) -> int:
-    """Sum of the hashes of the position rows up to seq `last`, to be compared with `Sums.positions`."""
-    total, at = 0, index.POSITION
-    while True:
-        count = 0
-        with store.read() as reader:
-            for key, value in reader.scan(Tree.INDEX, at):
-                if key[:1] != index.POSITION or count == 8 * SNAPSHOT:
-                    break
-                at, count = key + b"\0", count + 1
-                if int.from_bytes(value, "big") <= last:
-                    total += hash(key + value)
-        if count < 8 * SNAPSHOT:
-            return total % _MODULUS
-
-
-def wrong_positions(store: Store, last: int) -> Iterator[Finding]:
-    """Where `positions` and the sums differ: rows that name no event, or another than is there."""
-    with store.read() as reader:
-        for key, value in reader.scan(Tree.INDEX, index.POSITION):
-            if key[:1] != index.POSITION:
-                break
-            seq = int.from_bytes(value, "big")
-            data = reader.get(Tree.EVENTS, index.seq_key(seq)) if len(value) == 8 and seq <= last else None
-            right = data is not None and len(data) >= chain.FACTS_AT
-            if right and data is not None:
-                header = chain.unpack(data)
-                right = index.position_key(header.stream, header.stream_seq) == key
-            if not right:
-                yield index_finding(None, None, f"the position row {key.hex()} names seq {seq}, which is another event")
-        for seq in range(1, last + 1):
-            data = reader.get(Tree.EVENTS, index.seq_key(seq))
-            if data is not None and len(data) >= chain.FACTS_AT:
-                header = chain.unpack(data)
-                row = reader.get(Tree.INDEX, index.position_key(header.stream, header.stream_seq))
-                if row != index.seq_key(seq):
-                    yield index_finding(seq, None, "the row of its position is missing or names another event")
-
-
 def records(store: Store, checker: Checker, first: int, last: int) -> Iterator[Finding | int]:
     """Check a range in short snapshots; yields findings, and after each snapshot the seq that has been reached."""
     for at in range(first, last + 1, SNAPSHOT):
@@ -332,15 +299,14 @@ def _counts(reader: Reader, header: Sealed, own: dict[str, Any], name: str) -> I
     """Recount what the terminal event of a run asserts about its stream."""
     counts: Counter[str] = Counter()
     tools: Counter[str] = Counter()
-    for seq in index.positions(reader, header.stream, 0):
-        if seq >= header.seq:
-            break
-        data = reader.get(Tree.EVENTS, index.seq_key(seq))
-        if data is not None:
-            facts = record.decode_facts(data, chain.unpack(data))
-            counts[facts[0]] += 1
-            if facts[0] == _TOOL_CALL:
-                tools[facts[6]["tool"]] += 1
+    seq = header.stream_prev_seq
+    while seq and (data := reader.get(Tree.EVENTS, index.seq_key(seq))) is not None:
+        before = chain.unpack(data)
+        facts = record.decode_facts(data, before)
+        counts[facts[0]] += 1
+        if facts[0] == _TOOL_CALL:
+            tools[facts[6]["tool"]] += 1
+        seq = before.stream_prev_seq if before.stream_prev_seq < seq else Seq(0)
     if own.get("counts") != counts or own.get("tools") != tools:
         yield Finding(kind="counts", seq=header.seq, stream=name, detail="its counts are not those of its stream")
 
@@ -348,10 +314,6 @@ def _counts(reader: Reader, header: Sealed, own: dict[str, Any], name: str) -> I
 def _gap(wanted: int, seq: int) -> Finding:
     missing = f"seq {wanted} is missing" if seq == wanted + 1 else f"seqs {wanted} to {seq - 1} are missing"
     return Finding(kind="gap", seq=wanted, detail=missing)
-
-
-def _stream_chain(header: Sealed, stream: str, detail: str) -> Finding:
-    return Finding(kind="stream_chain", seq=header.seq, stream=stream, detail=detail)
 
 
 def index_finding(seq: int | None, stream: str | None, detail: str) -> Finding:
@@ -371,14 +333,15 @@ def _carries(reader: Reader, seq: Seq, tag: bytes) -> bool:
     data = reader.get(Tree.EVENTS, index.seq_key(seq))
     if data is None:
         return False
-    facts = record.decode_facts(data, chain.unpack(data))
-    kind = REGISTRY.get(facts[0])
-    return kind is not None and any(facts[6].get(field) == tag for field in kind.keys)
+    header = chain.unpack(data)
+    facts = record.decode_facts(data, header)
+    tagged = bool(header.flags & chain.TAGGED)
+    return tagged and any(facts[6].get(field) == tag for field in facts[7][record.EXTRA_TAGS])
 
 
 def _name_of(reader: Reader, number: StreamNo) -> str:
-    seq = next(index.positions(reader, number, 0), None)
-    data = None if seq is None else reader.get(Tree.EVENTS, index.seq_key(seq))
+    head = index.read_head(reader, number)
+    data = None if head is None else reader.get(Tree.EVENTS, index.seq_key(head.first))
     if data is None:
         raise Damaged(f"stream {number} has no first event")
     return record.read_info(data).name

@@ -8,8 +8,6 @@ checked, and another takes its place. This file does not know terminals.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -67,9 +65,18 @@ class Report:
 
 
 def verify_ledger(
-    root: Path, *, jobs: int = 1, against: Head | None = None, progress: Progress | None = None, most: int = 1000
+    root: Path,
+    *,
+    jobs: int = 1,
+    against: Head | None = None,
+    deep: bool = False,
+    progress: Progress | None = None,
+    most: int = 1000,
 ) -> Report:
-    """Verify a ledger's directory; keeps at most `most` findings. Raises `CannotOpen`."""
+    """Verify a ledger's directory; keeps at most `most` findings. Raises `CannotOpen`.
+
+    With `deep`, the facts of every event are decoded as well, and must be in their canonical encoding.
+    """
     if not (root / STORE).is_dir():
         raise CannotOpen(f"There is no ledger in {root}.", hint="Name another with --root, or: agentledger init.")
     report = Report()
@@ -80,24 +87,18 @@ def verify_ledger(
             report.not_checked.append("the ledger could not be opened: nothing in it was checked")
             return report
         last = int(opened["seq"])
-        positions = _records(pool, last, report, progress)
-        if positions is not None and positions != report.sums.positions % (1 << 64):
-            pool.ask({"task": "wrong_positions", "last": last})
+        _records(pool, last, report, progress, deep=deep)
         closed = pool.ask({"task": "closing", "sums": attrs.asdict(report.sums), "checked": last})
         if closed is None:
             report.not_checked.append("the totals of the trees")
         else:
             report.sums = Sums(**closed["sums"])
             report.head = Head(Seq(closed["head"]["seq"]), Hash(bytes.fromhex(closed["head"]["hash"])))
-    if report.sums.unknown:
-        report.not_checked.append(
-            f"index rows of {report.sums.unknown:,} events of types that this version does not know"
-        )
     return report
 
 
 def verify_stream(root: Path, stream: str) -> Report:
-    """Verify one stream: its records, chain, contents, blobs and positions. Raises `CannotOpen`."""
+    """Verify one stream: its records, chain, contents and blobs. Raises `CannotOpen`."""
     report = Report()
     with _Pool(root / STORE, 1, report, 1000) as pool:
         sums = pool.ask({"task": "stream", "name": stream})
@@ -108,26 +109,22 @@ def verify_stream(root: Path, stream: str) -> Report:
     return report
 
 
-def _records(pool: _Pool, last: int, report: Report, progress: Progress | None) -> int | None:
-    """Check all records; returns the sum of positions, None if it could not be told."""
+def _records(pool: _Pool, last: int, report: Report, progress: Progress | None, *, deep: bool) -> None:
+    """Check all records."""
     tasks = [
-        {"task": "records", "first": first, "last": min(last, first + _RANGE - 1)}
+        {"task": "records", "first": first, "last": min(last, first + _RANGE - 1), "deep": deep}
         for first in range(1, last + 1, _RANGE)
     ]
-    positions: int | None = None
     reached: dict[int, int] = {}
-    for task, answer in pool.share([{"task": "positions", "last": last}, *tasks]):
+    for task, answer in pool.share(tasks):
         if "reached" in answer:
             reached[task["first"]] = answer["reached"] - task["first"] + 1
             if progress is not None:
                 progress(sum(reached.values()), last)
-        elif task["task"] == "positions":
-            positions = answer.get("done")
         elif "done" in answer:
             report.sums.add(Sums(**answer["done"]))
         else:
             report.not_checked.append(f"records {task['first']:,} to {task['last']:,}")
-    return positions
 
 
 class _Pool:
@@ -138,8 +135,6 @@ class _Pool:
         self._jobs = jobs
         self._report = report
         self._most = most
-        # one seed for all: positions are compared as sums of Python's hashes, whose key is drawn from it
-        self._environment = {**os.environ, "PYTHONHASHSEED": str(secrets.randbelow(2**32 - 1) + 1)}
         self._children: list[_Child] = []
 
     def __enter__(self) -> _Pool:
@@ -188,7 +183,7 @@ class _Pool:
         for child in self._children:
             if child.task is None:
                 return child
-        child = _Child(self._directory, self._environment)
+        child = _Child(self._directory)
         self._children.append(child)
         return child
 
@@ -212,14 +207,13 @@ class _Pool:
 class _Child:
     """One verifying process; it may die."""
 
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, directory: Path) -> None:
         self.task: dict[str, Any] | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "ledger_core.log.verify_worker", str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
             text=True,
         )
 
@@ -260,7 +254,7 @@ class _Child:
 
 
 def _words(task: dict[str, Any]) -> str:
-    names = {"opening": "the ledger's own rows", "closing": "the totals", "positions": "the positions"}
+    names = {"opening": "the ledger's own rows", "closing": "the totals"}
     if task["task"] == "records":
         return f"records {task['first']:,} to {task['last']:,}"
     return names.get(str(task["task"]), str(task["task"]))

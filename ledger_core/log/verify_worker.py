@@ -31,20 +31,11 @@ def _opening(store: Store, held: str = "", seq: int = 0) -> Answer:
         yield from audit.against(store, Head(Seq(seq), Hash(bytes.fromhex(held))))
 
 
-def _records(store: Store, first: int, last: int) -> Answer:
-    checker = verify.Checker()
+def _records(store: Store, first: int, last: int, *, deep: bool = False) -> Answer:
+    checker = verify.Checker(deep=deep)
     for found in verify.records(store, checker, first, last):
         yield found if isinstance(found, Finding) else {"reached": found}
     yield {"done": attrs.asdict(checker.sums)}
-
-
-def _positions(store: Store, last: int) -> Answer:
-    yield {"done": verify.positions(store, last)}
-
-
-def _wrong_positions(store: Store, last: int) -> Answer:
-    yield from verify.wrong_positions(store, last)
-    yield {"done": None}
 
 
 def _closing(store: Store, sums: dict[str, int], checked: int) -> Answer:
@@ -67,8 +58,6 @@ def _stream(store: Store, name: str) -> Answer:
 TASKS: dict[str, Callable[..., Answer]] = {
     "opening": _opening,
     "records": _records,
-    "positions": _positions,
-    "wrong_positions": _wrong_positions,
     "closing": _closing,
     "stream": _stream,
 }

@@ -35,6 +35,7 @@ def create(spec: RunCreated, step: str) -> list[Body]:
 
 def claim(state: RunState, worker: str, *, owner_alive: bool, code_digest: bytes | None) -> list[Body]:
     """The step for `worker`: a new epoch, which fences every earlier one. Refused while its owner lives."""
+    _check_known(state)
     if state.ended:
         raise Refused(f"Run {state.run} has {state.status}; there is nothing left to do.", run=state.run)
     bodies: list[Body] = []
@@ -58,6 +59,7 @@ def claim(state: RunState, worker: str, *, owner_alive: bool, code_digest: bytes
 
 def check_fence(state: RunState, epoch: int) -> None:
     """Raise `Fenced` unless `epoch` still owns the step."""
+    _check_known(state)
     if state.epoch != epoch or state.worker is None or state.ended:
         raise Fenced(
             f"Epoch {epoch} of {state.step} in run {state.run} is over; epoch {state.epoch} is the latest.",
@@ -100,6 +102,14 @@ def diverge(state: RunState, found: Divergence) -> list[Body]:
         difference=found.as_json(),
     )
     return [detected, StepReleased(step=state.step, epoch=state.epoch, waiting="divergence")]
+
+
+def _check_known(state: RunState) -> None:
+    if state.newer is not None:
+        raise Refused(
+            f"Run {state.run} has an event of the type {state.newer}, which this version does not know.",
+            hint="Go on with it in the newer version: python -m pip install --upgrade agentledger.",
+        )
 
 
 def _tally(state: RunState, bodies: Sequence[Body]) -> tuple[dict[str, int], dict[str, int]]:

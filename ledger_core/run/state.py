@@ -12,7 +12,7 @@ from typing import Literal
 
 import attrs
 
-from ledger_core.events import Body, effect
+from ledger_core.events import Body, Unknown, effect
 from ledger_core.events.run import DivergenceDetected, RunCompleted, RunCreated, RunFailed
 from ledger_core.events.step import (
     LeaseExpired,
@@ -63,6 +63,8 @@ class RunState:
     updated_ns: int = 0
     events: int = 0
     """Number of events folded, which is the stream_seq of the last."""
+    newer: str | None = None
+    """A critical event type that this version does not know: it may not decide on this run."""
     category: str | None = None
     """Of the failure, if it failed."""
     counts: Counter[str] = attrs.field(factory=Counter)
@@ -108,6 +110,8 @@ class RunState:
                 self.status, self.waiting = "completed", None
             case RunFailed():
                 self.status, self.waiting = "failed", None
+            case Unknown():
+                self.newer = body.type if body.critical else self.newer
             case _:
                 self._effect(seq, body)
 

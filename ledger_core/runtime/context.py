@@ -7,6 +7,7 @@ context ends with its step: afterwards every effect is refused. This file holds 
 
 from __future__ import annotations
 
+import os
 import random as random_module
 import sys
 import uuid as uuid_module
@@ -153,4 +154,4 @@ def _line() -> str | None:
         if back is None:
             return None
         frame = back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"

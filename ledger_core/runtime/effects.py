@@ -93,7 +93,6 @@ class Effects:
                 tool_version=spec.version,
                 side_effect=spec.side_effect,
                 request=intent.request,
-                key=self._tag(key.encode()) if writes else None,
                 arguments=arguments,
             )
             await self._record(requested, durable=writes)
