@@ -27,7 +27,7 @@ StepId = NewType("StepId", str)
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no i, l, o, u
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}")
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f\s](?:[^\x00-\x1f\x7f]{0,126}[^\x00-\x1f\x7f\s])?")
-_STREAM: Final = re.compile(r"[a-z_]{1,32}(?:/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
+_STREAM: Final = re.compile(r"[a-z][a-z0-9_]{0,31}(?:/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
 RESERVED: Final = frozenset(("latest",))
 
 

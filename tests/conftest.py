@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ledger_core.ids import Head
-from ledger_core.log import audit, verify
+from ledger_core.log import audit
 from ledger_core.log.log import Log
 from ledger_core.log.record import Draft, Event
-from ledger_core.log.store import Store, Tree
+from ledger_core.log.store import Store
 from ledger_core.log.verify import Finding
 
 ROOT = Path(__file__).parent.parent
@@ -45,24 +45,7 @@ Audit = Callable[..., list[Finding]]
 
 
 def _audit(store: Store, against: Head | None = None) -> list[Finding]:
-    found: list[Finding] = []
-    checker = verify.Checker()
-    last = 0
-    for item in audit.opening(store):
-        if isinstance(item, Finding):
-            found.append(item)
-        else:
-            last = item.seq
-    with store.read() as reader:
-        rows = reader.count(Tree.EVENTS)
-    assert last <= 2 * rows + 1000, f"verification would look for {last:,} events where there are {rows:,}"
-    found += [item for item in verify.records(store, checker, 1, last) if isinstance(item, Finding)]
-    if verify.positions(store, last) != checker.sums.positions % (1 << 64):
-        found += verify.wrong_positions(store, last)
-    found += [item for item in audit.closing(store, checker.sums, last) if isinstance(item, Finding)]
-    if against is not None:
-        found += audit.against(store, against)
-    return found
+    return list(audit.whole(store, against))
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,53 +31,58 @@ def demo(settings: Settings, directory: Path) -> None:
     tour = Tour(root=base / "ledger", reports=sorted(path.name for path in reports.glob("*.md")))
     database = base / "tickets.sqlite"
 
-    tell(f"""
-        1. AN AGENT WITH A REAL EFFECT
-        A ticket service is running on loopback, with SQLite behind it. It stores whatever it is sent, even twice.
-        An agent in a process of its own reads {len(tour.reports)} bug reports and files a ticket for each. When ticket
-        {SLOW} is stored, the service is slow to answer; at that moment the agent's process is killed with SIGKILL.""")
+    tell("1. An agent with a real effect")
+    tell(
+        "A ticket service runs on loopback, with SQLite behind it. It stores whatever it is sent, even twice. An agent "
+        f"in a process of its own reads {len(tour.reports)} bug reports and files a ticket for each. When ticket {SLOW} "
+        "is stored, the service is slow to answer; at that moment the agent's process is killed with SIGKILL."
+    )
     with steps.service(database, SLOW) as url:
         steps.kill_in_the_middle(tour, url, reports)
-    tell(f"""
-        2. WHAT IS LEFT
-        The agent is dead. The service has {tour.tickets_at_kill} tickets. The log ends with event {tour.killed_after}:
-        the intent to file ticket {SLOW}, without an outcome. Did it happen? Nobody who reads only this can tell.
-        """)
+    tell("2. What is left")
+    tell(
+        f"The agent is dead. The service has {tour.tickets_at_kill} tickets. The log ends with event "
+        f"{tour.killed_after}: the intent to file ticket {SLOW}, without an outcome. Did it happen? Nobody who reads "
+        "only this can tell."
+    )
     tell(_events(tour.at_kill))
     with steps.service(database, 0) as url:
         steps.recover(tour, url, reports)
-        tell(f"""
-        3. RECOVERED
-        The same command again: `agentledger run {steps.TARGET} --run-id {steps.RUN}`. The code ran from its beginning;
-        what was recorded came back from the log. The open intent was not retried: its tool's `verify` hook asked the
-        service by idempotency key, found the ticket, and the run went on ({tour.run_seconds:.1f} s in all). Every
-        report has exactly one ticket:
-        """)
-        tell("\n".join(f"  {count} × {title}" for title, count in sorted(tour.tickets.items())))
+    tell("3. Recovered")
+    tell(
+        f"The same command again: agentledger run {steps.TARGET} --run-id {steps.RUN}. The code ran from its beginning, "
+        "and what was recorded came back from the log. The open intent was not retried: its tool's verify hook asked "
+        f"the service by idempotency key, found the ticket, and the run went on ({tour.run_seconds:.1f} s in all). "
+        "Every report has exactly one ticket:"
+    )
+    tell("\n".join(f"  {count} × {title}" for title, count in sorted(tour.tickets.items())))
     steps.prove(tour)
     assert tour.verified is not None
     assert tour.replayed is not None
     sums = tour.verified.sums
-    tell(f"""
-        4. VERIFIED
-        Every record, content and blob was hashed again, and both chains were followed: {sums.events} events,
-        {sums.streams} streams, {sums.contents} contents, {sums.blobs} blobs, {len(tour.verified.findings)} findings.
-        The head is {str(tour.verified.head)[:24]}…; keep one elsewhere, and no history can be rewritten unseen.
-
-        5. REPLAYED
-        The service is gone now. The agent's code ran once more, and the record answered for the world:
-        {tour.replayed.effects} effects, the same to the end.""")
+    tell("4. Verified")
+    tell(
+        f"Every record, content and blob was hashed again, and both chains were followed: {sums.events} events, "
+        f"{sums.streams} streams, {sums.contents} contents, {sums.blobs} blobs, {len(tour.verified.findings)} findings. "
+        f"The head is {str(tour.verified.head)[:24]}…; keep one elsewhere, and no history can be rewritten unseen."
+    )
+    tell("5. Replayed")
+    tell(
+        "The service is gone now. The agent's code ran once more, and the record answered for the world: "
+        f"{tour.replayed.effects} effects, the same to the end."
+    )
     steps.tamper(tour)
     assert tour.tampered is not None
     found = tour.tampered.findings[0]
-    tell(f"""
-        6. TAMPERED WITH
-        In a copy of the ledger, one bit of event {tour.tampered_seq} was flipped. Verifying the copy says:
-          {found.kind} at seq {found.seq}: {found.detail}
-
-        Look around:  agentledger --root {tour.root} status latest
-                      agentledger --root {tour.root} log show latest
-                      agentledger --root {tour.root} verify""")
+    tell("6. Tampered with")
+    tell(f"In a copy of the ledger, one bit of event {tour.tampered_seq} was flipped. Verifying the copy says:")
+    tell(f"  {found.kind} at seq {found.seq}: {found.detail}")
+    tell(
+        "Look around:\n"
+        + "\n".join(
+            f"  agentledger --root {tour.root} {what}" for what in ("status latest", "log show latest", "verify")
+        )
+    )
     emit(settings, _json(tour), lambda: None)
 
 
@@ -107,7 +113,15 @@ def _events(events: list[Event]) -> str:
 
 
 def _tell(text: str) -> None:
-    click.echo(textwrap.dedent(text) if text.startswith("\n") else text)
+    """A heading, a paragraph, or lines that are shown as they are."""
+    if re.match(r"\d\. ", text):
+        click.echo()
+        click.secho(text, bold=True)
+    elif "\n" in text or text.startswith(" "):
+        click.echo(f"\n{text}")
+    else:
+        width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        click.echo(click.wrap_text(text, width=width))
 
 
 def _silence(_: str) -> None:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -23,9 +22,10 @@ from ledger_core import chain, codec  # noqa: E402
 from ledger_core.clock import Clock  # noqa: E402
 from ledger_core.events.base import content_of  # noqa: E402
 from ledger_core.events.effect import ModelCallRequested, ToolCallCompleted, ToolCallRequested, ValueCaptured  # noqa: E402
+from ledger_core.events.run import RunCompleted  # noqa: E402
 from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq  # noqa: E402
 from ledger_core.log import blobs, content, record  # noqa: E402
-from ledger_core.log.cipher import Cipher  # noqa: E402
+from ledger_core.log.cipher import Cipher, Nonces  # noqa: E402
 from ledger_core.log.keys import MemoryKeys  # noqa: E402
 from ledger_core.log.log import Draft, Log  # noqa: E402
 from ledger_core.log.memory_store import MemoryStore  # noqa: E402
@@ -53,9 +53,9 @@ def pattern(size: int) -> bytes:
 
 
 def fixed_nonces(name: str) -> Any:
-    """The cipher's nonces, for the length of a block; nobody else's randomness is touched."""
+    """Every transaction's nonces, for the length of a block; nobody else's randomness is touched."""
     random = FixedRandom(name)
-    return patch("ledger_core.log.cipher._nonces", SimpleNamespace(draw=lambda: random(12)))
+    return patch.object(Nonces, "draw", lambda _: random(12))
 
 
 def plain_json(value: Any) -> Any:
@@ -141,21 +141,34 @@ REJECTED = [
 ]
 
 
+DOMAINS = ("event", "content", "blob", "blob list", "genesis", "code")
+PURPOSES = ("key check", "content key", "blob id", "request tag")
+
+
+def blob_digest(rows: bytes) -> str:
+    """The digest of a blob's rows, joined."""
+    digest = chain.blob_digester()
+    digest.update(rows)
+    return str(digest.hexdigest())
+
+
 def hash_vectors() -> dict[str, Any]:
     key = FixedRandom("stream key")(32)
     cipher = Cipher(key)
     inputs = (b"", b"AgentLedger", pattern(1_025))
     ledger = LedgerId(pattern(16))
     return {
-        "domains": {name: chain._domain(name).hex() for name in ("event", "content", "genesis", "code")},
+        "domains": {name: chain._domain(name).hex() for name in DOMAINS},
         "inputs": [{"pattern": PATTERN, "length": len(i)} if len(i) > 16 else {"bytes": i.hex()} for i in inputs],
         "event": [chain.event_hash(data).hex() for data in inputs],
         "content": [chain.content_digest(data).hex() for data in inputs],
+        "blob": [blob_digest(data) for data in inputs],
+        "blob list": [chain.blob_list_digest(data).hex() for data in inputs],
         "code": [chain.code_digest(data).hex() for data in inputs],
         "genesis": {"ledger": ledger.hex(), "hash": chain.genesis(ledger).hex()},
         "stream_key": {
             "key": key.hex(),
-            "derived": {name: chain.derive(key, name).hex() for name in ("key check", "content", "blob id", "tag")},
+            "derived": {name: chain.derive(key, name).hex() for name in PURPOSES},
             "key_check": cipher.check.hex(),
             "blob_id": [cipher.blob_id(data).hex() for data in inputs],
             "tag": [cipher.tag(data).hex() for data in inputs],
@@ -169,10 +182,9 @@ def record_vectors() -> dict[str, Any]:
     key, prev, sprev = random(32), random(32), random(32)
     cipher = Cipher(key)
     body = ToolCallCompleted(path="3/1", attempt=2, result={"ok": True, "text": "Grüße", "raw": b"\x00\x01"})
-    draft = Draft(stream="run:run_1", body=body, actor="worker", step="step_1", epoch=4, causation=Seq(40))
+    draft = Draft(stream="run/run_1", body=body, actor="worker", step="step_1", epoch=4, causation=Seq(40))
     plain = content.pack({"result": body.result}, (), lambda _: b"")
-    with fixed_nonces("record nonces"):
-        sealed_content = cipher.encrypt(plain, record.place(StreamNo(7), StreamSeq(9)))
+    sealed_content = cipher.encrypt(plain, record.place(StreamNo(7), StreamSeq(9)), FixedRandom("record nonces")(12))
     facts = record.encode_facts(draft, {})
     header = chain.Sealed(
         chain.FORMAT, chain.CRITICAL, 0, Seq(42), NOW_NS, Hash(prev), StreamNo(7), StreamSeq(9), Seq(38), Hash(sprev),
@@ -201,18 +213,20 @@ def chain_vectors() -> dict[str, Any]:
     with fixed_nonces("chain nonces"), Log(store, MemoryKeys(keys), clock=clock) as log:
         tag = Cipher(keys[StreamNo(2)]).tag
         call = ToolCallRequested(**said, request=tag(b"request"), key=tag(b"key"), arguments={"title": "Hello"})
-        log.append(Draft(stream="run:a", body=call, actor="worker", step="step_a", epoch=1))
+        log.append(Draft(stream="run/a", body=call, actor="worker", step="step_a", epoch=1))
         log.append(
-            Draft(stream="run:b", body=ValueCaptured(path="1", source="now", name="now", value=1.5)),
+            Draft(stream="run/b", body=ValueCaptured(path="1", source="now", name="now", value=1.5)),
             Draft(
-                stream="run:a",
+                stream="run/a",
                 body=ToolCallCompleted(path="1", attempt=1, result={"id": 7, "log": "line\n" * 300}),
                 causation=Seq(2),
             ),
         )
         asked = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
         ask = ModelCallRequested(path="2", attempt=1, model="m", request=tag(b"r"), messages=asked, parameters={})
-        log.append(Draft(stream="run:a", body=ask), Draft(stream="run:b", body=call))
+        log.append(Draft(stream="run/a", body=ask), Draft(stream="run/b", body=call))
+        counts = {"tool_call_requested": 1, "tool_call_completed": 1, "model_call_requested": 1}
+        log.append(Draft(stream="run/a", body=RunCompleted(counts=counts, tools={"issues.create": 1})))
         head = log.head()
         events = [
             {
@@ -243,14 +257,14 @@ def blob_vectors() -> dict[str, Any]:
         store = MemoryStore()
         with fixed_nonces(f"blob {size}"), store.write() as writer:
             plain = pattern(size)
-            made = blobs.write(writer, StreamNo(2), cipher, cipher.blob_id(plain), plain)
+            made = blobs.write(writer, StreamNo(2), cipher, Nonces(), cipher.blob_id(plain), plain)
             rows = list(writer.scan(Tree.BLOBS))
         found.append(
             {
                 "plain": {"pattern": PATTERN, "length": size},
                 "commitment": [made.id.hex(), made.chunks, made.digest.hex()],
                 "rows": [
-                    {"key": k.hex(), "nonce": v[:12].hex(), "size": len(v), "digest": chain.content_digest(v).hex()}
+                    {"key": k.hex(), "nonce": v[:12].hex(), "size": len(v), "digest": blob_digest(v)}
                     | ({"value": v.hex()} if len(v) < 100 else {})
                     for k, v in rows
                 ],

@@ -17,7 +17,7 @@ from ledger_core.events.ledger import LedgerCreated
 from ledger_core.ids import Head, LedgerId, Seq, StreamNo
 from ledger_core.log import index, record
 from ledger_core.log.store import Reader, Store, Tree
-from ledger_core.log.verify import SNAPSHOT, Checker, Finding, Sums, index_finding
+from ledger_core.log.verify import SNAPSHOT, Checker, Finding, Sums, index_finding, records
 
 
 def opening(store: Store) -> Iterator[Finding | Head]:
@@ -55,6 +55,20 @@ def closing(store: Store, sums: Sums, checked: int) -> Iterator[Finding | Head]:
         if rows != wanted:
             yield index_finding(None, None, f"there are {rows:,} rows, and the events account for {wanted:,}")
         yield last
+
+
+def whole(store: Store, held: Head | None = None) -> Iterator[Finding]:
+    """All findings on a store, in this process: for stores in memory, and files that are known to be intact."""
+    last, checker = Head(Seq(0), chain.NO_HASH), Checker()
+    for found in opening(store):
+        if isinstance(found, Finding):
+            yield found
+        else:
+            last = found
+    yield from (found for found in records(store, checker, 1, last.seq) if isinstance(found, Finding))
+    yield from (found for found in closing(store, checker.sums, last.seq) if isinstance(found, Finding))
+    if held is not None:
+        yield from against(store, held)
 
 
 def against(store: Store, held: Head) -> Iterator[Finding]:

@@ -1,0 +1,287 @@
+"""Forged ledgers: hashed, linked and indexed as they should be, and wrong in one thing that no hash excuses.
+
+Rules: forged from `contracts/FORMAT.md` with the second reader's primitives. What is wrong is named by what the second
+reader must say of it: a ledger that is rejected for another reason is no proof.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import second_reader
+from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from second_reader import Ledger, Rejected, keyed, u64
+
+from ledger_core import chain, codec
+
+KEY = b"\x07" * 32
+AEAD, ID_KEY = AESGCM(second_reader.derive(KEY, "content")), second_reader.derive(KEY, "blob id")
+LEDGER = bytes(range(16))
+Forged = dict[str, Any]
+
+
+def blob_id(data: bytes) -> bytes:
+    return blake3(data, key=ID_KEY).digest()[:16]
+
+
+def forge(events: list[Forged]) -> Ledger:
+    """A ledger of these events, each what it has of `type stream flags facts extra content blobs ids header sealed`."""
+    rows: tuple[dict[bytes, bytes], ...] = ({}, {}, {b"\0format": b"AgentLedger\n\0\0\0\1" + LEDGER})
+    lasts, previous, u64 = {}, second_reader.keyed("genesis", LEDGER), second_reader.u64
+    for seq, event in enumerate(events, 1):
+        number, extra = event.get("stream", 1), dict(event.get("extra", {}))
+        before = lasts.get(number, (0, 0, bytes(32)))
+        flags = (2 if before[0] == 0 else 0) | (4 if "blobs" in event else 0) | event.get("flags", 0)
+        if before[0] == 0:
+            names = {"stream": "ledger" if number == 1 else f"run:{number}"}
+            extra = names | {"key_check": second_reader.derive(KEY, "key check")[:8]} | extra
+            rows[2][b"n" + extra["stream"].encode()] = u64(number)
+        listed = []
+        for data, id_ in zip(event.get("blobs", ()), event.get("ids", map(blob_id, event.get("blobs", ())))):
+            sealed = bytes(12) + AEAD.encrypt(bytes(12), data, id_ + b"\0\0\0\0\1")
+            rows[1][u64(number) + id_ + bytes(4)] = sealed
+            listed.append([id_, 1, second_reader.keyed("content", sealed)])
+        if "blobs" in event:
+            extra = {"blobs": listed} | extra
+            if len(listed) > 64 or event.get("list"):
+                row = codec.encode(listed)
+                extra["blobs"] = second_reader.keyed("content", row)
+                rows[1][u64(number) + extra["blobs"][:16] + b"\xff" * 4] = row
+        place, stored = u64(number) + u64(before[1] + 1), b""
+        if "content" in event:
+            stored = bytes(12) + AEAD.encrypt(bytes(12), event["content"], place)
+        own = event.get("facts", {"ledger": LEDGER} if seq == 1 else {})
+        facts = [event.get("type", "ledger_created" if seq == 1 else "said"), 1, "me", None, None, None, own]
+        sealed = event.get("sealed", codec.encode([*facts, extra] if flags & 6 else facts))
+        digest = second_reader.keyed("content", stored) if stored else bytes(32)
+        header = chain.Sealed(
+            1,
+            flags,
+            0,
+            seq,
+            seq,
+            previous,
+            number,
+            before[1] + 1,
+            before[0],
+            before[2],
+            digest,
+            len(stored),
+            len(sealed),
+        )._replace(**event.get("header", {}))
+        sealed = chain.HEADER.pack(*header) + sealed
+        previous = second_reader.keyed("event", sealed)
+        rows[0][u64(seq)] = previous + sealed + stored
+        rows[2][b"p" + u64(header.stream) + u64(header.stream_seq)] = u64(seq)
+        rows[2][b"h" + u64(number)] = u64(seq) + u64(header.stream_seq) + previous
+        lasts[number] = (seq, header.stream_seq, previous)
+    return Ledger(*rows, lambda _: KEY)
+
+
+def ref(code: int, data: bytes) -> bytes:
+    """A document whose one field is a reference."""
+    return b"\x81\xa1a" + (b"\xd8\x01" if code == 1 else b"\xc7\x11\x02") + data
+
+
+def node(level: int, *ids: bytes, root: int = 1, more: bytes = b"") -> Forged:
+    """An event whose content is a list with this root over ids of blobs that it stores."""
+    data = bytes([level]) + b"".join(ids) + more
+    return {"blobs": [data, *LEAVES], "content": ref(2, bytes([root]) + blob_id(data))}
+
+
+def closing(**counts: int) -> Forged:
+    """The last event of stream 2, with counts by type."""
+    return {"stream": 2, "facts": {"counts": counts, "tools": {}}, "flags": 16}
+
+
+BORN: Forged = {}
+LEAVES = [codec.encode(f"leaf {number}") for number in range(40)]
+IDS = [blob_id(leaf) for leaf in LEAVES]
+UNCUT = [id_ for id_ in IDS if id_[0] >= 0x20]
+LOW = next(id_ for id_ in IDS if id_[0] < 0x20)
+HELLO = codec.encode("hello")
+HELLO_ID = blob_id(HELLO)
+SAYS: Forged = {"stream": 2, "content": codec.encode({"a": "hello"})}
+STORES: Forged = {"stream": 2, "blobs": [HELLO], "content": ref(1, blob_id(HELLO))}
+CALL = {"type": "tool_call_requested", "stream": 2}
+SOUND = [BORN, SAYS, STORES, {"stream": 2, "content": ref(1, blob_id(HELLO))}, {"stream": 3}]
+ODD: dict[str, dict[str, list[Forged]]] = {
+    "does not link to the one before it": {
+        "an event that names another one before": [BORN, SAYS | {"header": {"prev_hash": bytes(32)}}],
+    },
+    "has another place or size": {
+        "an event that names another seq": [BORN, SAYS | {"header": {"seq": 3}}],
+        "a content of another size": [BORN, SAYS | {"header": {"content_size": 5}}],
+        "facts that are too large": [BORN, {"stream": 2, "facts": {"a": "x" * 65_536}}],
+    },
+    "is of a kind not known here": {
+        "another format": [BORN, SAYS | {"header": {"format": 2}}],
+        "reserved bytes": [BORN, SAYS | {"header": {"reserved": 1}}],
+        "an unknown flag": [BORN, SAYS | {"flags": 0x20}],
+    },
+    "is dated before the one before it": {
+        "a time before": [BORN, SAYS | {"header": {"time_ns": 0}}],
+    },
+    "content 2 was altered": {
+        "another digest of content": [BORN, SAYS | {"header": {"content_digest": bytes(32)}}],
+        "a digest without content": [BORN, {"stream": 2, "header": {"content_digest": b"x" * 32}}],
+    },
+    "is no ciphertext": {
+        "content of no bytes in clear": [BORN, {"stream": 2, "content": b""}],
+    },
+    "content is no map": {
+        "content that is no map": [BORN, {"stream": 2, "content": b"\x90"}],
+    },
+    "an integer is not in its shortest form": {
+        "content that is not canonical": [BORN, {"stream": 2, "content": b"\x81\xa1a\xcc\x01"}],
+    },
+    "begins nothing that is allowed here": {
+        "content with a deep reference": [BORN, STORES | {"content": b"\x81\xa1b" + ref(1, blob_id(HELLO))}],
+        "content with an unknown reference": [BORN, {"stream": 2, "content": b"\x81\xa1a\xd4\x03x"}],
+    },
+    "content names a blob that nobody stored": {
+        "content with a blob that is not there": [BORN, {"stream": 2, "content": ref(1, bytes(16))}],
+        "content with a blob of another stream": [BORN, STORES, {"stream": 3, "content": ref(1, blob_id(HELLO))}],
+    },
+    "content names a blob of a later event": {
+        "content with a blob of a later event": [BORN, {"stream": 2, "content": ref(1, blob_id(HELLO))}, STORES],
+    },
+    "stored a blob that its content does not name": {
+        "a blob that is not used": [BORN, STORES | {"content": SAYS["content"]}],
+    },
+    "stores a blob again": {
+        "a blob that is stored again": [BORN, STORES, STORES],
+    },
+    "a chunk of seq 2 is missing": {
+        "a blob without its row": [BORN, STORES | {"extra": {"blobs": [[HELLO_ID, 2, b""]]}}],
+    },
+    "the last chunk of a blob": {
+        "an empty blob": [BORN, {"stream": 2, "blobs": [b""], "content": ref(1, blob_id(b""))}],
+        "a blob that is too large": [BORN, {"stream": 2, "blobs": [bytes(65_537)]}],
+    },
+    "the list of blobs of seq": {
+        "a list row for few blobs": [BORN, STORES | {"list": True}],
+    },
+    "was altered": {
+        "a blob of another digest": [BORN, STORES | {"extra": {"blobs": [[HELLO_ID, 1, bytes(32)]]}}],
+    },
+    "a commitment of seq": {
+        "a blob of no chunks": [BORN, STORES | {"extra": {"blobs": [[HELLO_ID, 0, b""]]}}],
+        "a blob with a short id": [BORN, STORES | {"extra": {"blobs": [[HELLO_ID[:15], 1, b""]]}}],
+        "a blob of too many chunks": [BORN, STORES | {"extra": {"blobs": [[HELLO_ID, 1025, b""]]}}],
+    },
+    "a blob is not what its id says": {
+        "a blob under another id": [BORN, STORES | {"ids": [bytes(16)], "content": ref(1, bytes(16))}],
+    },
+    "and its flags differ about blobs": {
+        "a flag without blobs": [BORN, SAYS | {"flags": 4}],
+        "blobs without a flag": [BORN, SAYS | {"extra": {"blobs": []}}],
+    },
+    "the facts of record": {
+        "an opening without a flag": [BORN, SAYS | {"header": {"flags": 0}}],
+        "an opening with no name": [BORN, SAYS | {"extra": {"stream": ""}, "sealed": b"\x98" + b"\xc0" * 8}],
+        "facts of another shape": [BORN, SAYS, SAYS | {"sealed": codec.encode(["said", 1, "me", None, None, None])}],
+        "facts with extras and no flag": [BORN, SAYS, SAYS | {"sealed": b"\x98\xa1a\1\xa1b\xc0\xc0\xc0\x80\x80"}],
+        "facts of another type": [BORN, SAYS, SAYS | {"sealed": b"\x97\xa1a\1\xa1b\1\xc0\xc0\x80"}],
+        "facts of version 0": [BORN, SAYS, SAYS | {"sealed": b"\x97\xa1a\0\xa1b\xc0\xc0\xc0\x80"}],
+    },
+    "the opening at seq": {
+        "an opening with a wrong key check": [BORN, SAYS | {"extra": {"key_check": b"1234567"}}],
+    },
+    "does not open its stream once": {
+        "a stream that opens twice": [BORN, SAYS, SAYS | {"flags": 2}],
+    },
+    "opens a stream out of turn": {
+        "a stream out of turn": [BORN, {"stream": 3}],
+        "two streams of one name": [BORN, SAYS, {"stream": 3, "extra": {"stream": "run:2"}}],
+    },
+    "has another place in its stream": {
+        "another place in the stream": [BORN, SAYS, SAYS | {"header": {"stream_seq": 3}}],
+    },
+    "does not link to its stream": {
+        "another event before in the stream": [BORN, SAYS, SAYS | {"header": {"stream_prev_seq": 1}}],
+        "another hash before in the stream": [BORN, SAYS, SAYS | {"header": {"stream_prev_hash": bytes(32)}}],
+    },
+    "a length of str is not in its shortest form": {
+        "facts that are not canonical": [BORN, SAYS, SAYS | {"sealed": b"\x97\xa1a\1\xd9\1b\xc0\xc0\xc0\x80"}],
+    },
+    "the log does not begin with its creation": {
+        "another first type": [BORN | {"type": "said"}],
+        "another first stream": [BORN | {"extra": {"stream": "run:1"}}],
+    },
+    "the first event names another ledger": {
+        "another ledger's first event": [BORN | {"facts": {"ledger": bytes(16)}}],
+    },
+    "hides a tag": {
+        "a tag without a flag": [BORN, CALL | {"facts": {"tool": "t", "key": b"k" * 32}}],
+        "a flag without a tag": [BORN, CALL | {"facts": {"tool": "t"}, "flags": 8}],
+    },
+    "miscounts its stream": {
+        "a wrong count": [BORN, SAYS, closing(said=2)],
+        "a wrong count of tools": [BORN, SAYS, closing(said=1) | {"facts": {"counts": {"said": 1}, "tools": {"t": 1}}}],
+    },
+    "a node has another level": {
+        "a node of another level": [BORN, node(2, *UNCUT[:1], root=1)],
+        "a node of level 0": [BORN, node(0, *UNCUT[:1], root=0)],
+    },
+    "a node is malformed": {
+        "a node with half an id": [BORN, node(1, *UNCUT[:1], more=UNCUT[1][:8])],
+        "a node without ids": [BORN, node(1)],
+        "a node of 33 ids": [BORN, node(1, *UNCUT[:33])],
+    },
+    "a node goes on behind a cut": {
+        "a node that goes on behind a cut": [BORN, node(1, LOW, UNCUT[0])],
+    },
+}
+"""Why it is rejected -> what is odd -> the events."""
+
+
+def test_a_sound_forgery_is_accepted():
+    """What is wrong with each odd ledger below is the one thing that it names: the same without it is a ledger."""
+    listed = {"blobs": [b"\1" + b"".join(UNCUT[:32]), *(x for x in LEAVES if blob_id(x) in UNCUT[:32])]}
+    whole = listed | {"content": ref(2, b"\1" + blob_id(listed["blobs"][0]))}
+    many = [codec.encode(n) for n in range(65)]
+    row = {
+        "blobs": many,
+        "content": b"\xde\0\x41" + b"".join(b"\xa2%02x" % n + ref(1, blob_id(d))[3:] for n, d in enumerate(many)),
+    }
+
+    assert len(list(second_reader.read(forge([*SOUND, closing(said=3)])))) == 6
+    assert len(list(second_reader.read(forge([BORN, whole, row])))) == 3
+
+
+@pytest.mark.parametrize(("why", "name"), [(why, name) for why in ODD for name in ODD[why]])
+def test_a_ledger_that_is_odd_in_one_thing_is_rejected_for_it(why, name):
+    """A verifier checks what sealed bytes say, not only that they are sealed."""
+    with pytest.raises(Rejected, match=why):
+        list(second_reader.read(forge(ODD[why][name])))
+
+
+def test_altered_rows_of_a_forgery_are_rejected():
+    """A record cut short, another ciphertext of a blob, and another list row are found, each by its own rule."""
+    sound, many = forge(SOUND), forge([BORN, {"blobs": [codec.encode(n) for n in range(65)]}])
+    short = {**sound.events, second_reader.u64(5): sound.events[second_reader.u64(5)][:100]}
+    ((key, sealed),) = sound.blobs.items()
+    row = next(key for key in many.blobs if key.endswith(b"\xff" * 4))
+    listed = {**many.blobs, row: many.blobs[row][:-1] + b"\0"}
+    for broken, why in (
+        (sound._replace(events=short), "record 5 is cut short"),
+        (sound._replace(blobs={key: sealed[::-1]}), "a blob of seq 3 was altered"),
+        (many._replace(blobs=listed), "the list of blobs of seq 2 was altered"),
+    ):
+        with pytest.raises(Rejected, match=why):
+            list(second_reader.read(broken))
+
+
+def test_a_rewritten_or_cut_tail_shows_only_against_a_held_head():
+    """A history made anew to its end is as consistent as the true one; a head held elsewhere tells them apart."""
+    head = (5, forge(SOUND).events[second_reader.u64(5)][:32])
+    rewritten, cut = forge([*SOUND[:4], SOUND[4] | {"header": {"time_ns": 9}}]), forge(SOUND[:4])
+
+    assert len(list(second_reader.read(forge(SOUND), held=head))) == 5
+    for other, length, why in ((rewritten, 5, "rewritten"), (cut, 4, "ends before")):
+        assert len(list(second_reader.read(other))) == length
+        with pytest.raises(Rejected, match=why):
+            list(second_reader.read(other, held=head))
