@@ -18,6 +18,7 @@ import click
 from cli.commands import demo, keep, log, prove, runs
 from cli.options import DEFAULT_ROOT, pass_settings
 from cli.output import Settings, complain, say
+from ledger_core import __version__
 from ledger_core.errors import LedgerError
 
 GROUPS: dict[str, Sequence[click.Command]] = {
@@ -39,7 +40,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="agentledger", prog_name="agentledger")
+@click.version_option(__version__, prog_name="agentledger")
 @pass_settings
 def cli(settings: Settings) -> None:
     """Durable, auditable, replayable runs of AI agents.
@@ -68,6 +69,9 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
         return _interrupted()
     except KeyboardInterrupt:
         return _interrupted()
+    except SystemExit as left:  # agent code may call sys.exit; its run is given back, and that must be seen
+        say(f"error: the code ended the process ({left.code!r}).\nGo on with: agentledger resume latest")
+        return 1
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -15,6 +15,7 @@ import click
 
 from cli.output import Settings
 from ledger_core.log.log import Log
+from ledger_core.runtime.runtime import Runtime
 
 DEFAULT_ROOT = ".agentledger"
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,6 +38,12 @@ def pass_settings(function: F) -> F:
         return function(settings, *args, **options)
 
     return command  # type: ignore[return-value]  # click has wrapped it
+
+
+def open_runtime(settings: Settings) -> Runtime:
+    """A runtime on a ledger that must be there already."""
+    open_log(settings).close()
+    return Runtime.local(settings.root)
 
 
 def open_log(settings: Settings) -> Log:

@@ -19,6 +19,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ledger_core.errors import LedgerError
 
@@ -51,18 +52,28 @@ def complain(settings: Settings, error: LedgerError) -> None:
     """An error: one sentence and a hint on stderr, or the object on stdout."""
     if settings.json:
         click.echo(json.dumps(error.as_json(), ensure_ascii=False, default=str))
-    say(f"error: {error.sentence}")
+    say(harmless(f"error: {error.sentence}"))
     if error.hint:
-        say(error.hint.strip("\n"))
+        say(harmless(error.hint.strip("\n")))
 
 
 def table(headings: list[str], rows: list[list[str]]) -> None:
     """A table on stdout, as wide as it needs to be where stdout is no terminal."""
     shown = Table(*headings, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
+        shown.add_row(*(Text(harmless(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 10_000
     Console(width=width, highlight=False).print(shown, no_wrap=width is not None)
+
+
+def harmless(text: str) -> str:
+    """Text from a log without what a terminal would obey: control characters are shown as what they are."""
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def ago(time_ns: int) -> str:
@@ -77,7 +88,7 @@ def ago(time_ns: int) -> str:
 def short(value: Any) -> str:
     """A value on one line."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = text.replace("\n", "⏎")
+    text = harmless(text).replace("\n", "⏎")
     return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
 
 

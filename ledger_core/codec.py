@@ -18,6 +18,8 @@ import msgpack  # type: ignore[import-untyped]
 from ledger_core.errors import Damaged, NotStorable
 
 MAX_DEPTH: Final = 64
+MAX_VALUE_DEPTH: Final = 56
+"""What a value of the user's may have: an event wraps it in a few levels of its own."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 
 Ref = msgpack.ExtType
@@ -72,7 +74,8 @@ def decode_trusted(data: bytes | memoryview, *, refs: bool = False) -> Any:
 
 def roundtrip(value: Any) -> Any:
     """What an agent gets back of `value`, live as much as replayed: `decode(encode(value))`."""
-    return msgpack.unpackb(encode(value), raw=False)
+    _check(value, limit=MAX_VALUE_DEPTH)
+    return msgpack.unpackb(_encode_checked(value), raw=False)
 
 
 def canonical(value: Any) -> bytes:
@@ -104,16 +107,16 @@ def _pack_reset() -> None:
     _pack = msgpack.Packer(use_bin_type=True, strict_types=True, autoreset=True).pack
 
 
-def _check(value: Any, *, refs: bool = False) -> None:
+def _check(value: Any, *, refs: bool = False, limit: int = MAX_DEPTH) -> None:
     """Raise `NotStorable` unless all of `value` has an encoding; the place is looked for only when it has not."""
-    if not _fine(value, refs):
-        _complain(value, 0, "value", refs)
+    if not _fine(value, refs, limit):
+        _complain(value, 0, "value", refs, limit)
 
 
-def _fine(value: Any, refs: bool) -> bool:
+def _fine(value: Any, refs: bool, limit: int = MAX_DEPTH) -> bool:
     """Whether all of `value` has an encoding: level by level, so that a flat document costs a few calls into C."""
     level: list[Any] = [value]
-    for depth in range(MAX_DEPTH + 1):
+    for depth in range(limit + 1):
         if _SCALARS.issuperset(map(type, level)):
             return True
         below: list[Any] = []
@@ -122,11 +125,11 @@ def _fine(value: Any, refs: bool) -> bool:
             if kind in _SCALARS:
                 continue
             if kind is dict:
-                if depth == MAX_DEPTH or not _TEXT.issuperset(map(type, item)):
+                if depth == limit or not _TEXT.issuperset(map(type, item)):
                     return False
                 below.extend(item.values())
             elif kind is list:
-                if depth == MAX_DEPTH:
+                if depth == limit:
                     return False
                 below.extend(item)
             elif kind is int:
@@ -138,22 +141,22 @@ def _fine(value: Any, refs: bool) -> bool:
     return not level
 
 
-def _complain(value: Any, depth: int, where: str, refs: bool) -> None:
+def _complain(value: Any, depth: int, where: str, refs: bool, limit: int) -> None:
     kind = type(value)
     if kind is int and not _fine(value, refs):
         raise NotStorable(f"{where} is an integer of more than 64 bits.", hint="Store it as text.")
     if kind is float and not math.isfinite(value):
         raise NotStorable(f"{where} is {value}, which has no canonical encoding.", hint="Use None, or text.")
-    if kind in (dict, list) and depth >= MAX_DEPTH:
-        raise NotStorable(f"{where} is nested more than {MAX_DEPTH} deep.", hint="Flatten it, or store it as text.")
+    if kind in (dict, list) and depth >= limit:
+        raise NotStorable(f"{where} is nested more than {limit} deep.", hint="Flatten it, or store it as text.")
     if kind is list:
         for place, item in enumerate(value):
-            _complain(item, depth + 1, f"{where}[{place}]", refs)
+            _complain(item, depth + 1, f"{where}[{place}]", refs, limit)
     elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise NotStorable(f"{where} has the key {key!r}, which is not text.", hint="Use text keys.")
-            _complain(item, depth + 1, f"{where}.{key}", refs)
+            _complain(item, depth + 1, f"{where}.{key}", refs, limit)
     elif not _fine(value, refs):
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         raise NotStorable(f"{where} is a {name}, which has no place in a stored document.", hint=_HINT)

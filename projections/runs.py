@@ -39,7 +39,7 @@ def resolve(log: Log, text: str) -> str:
         raise BadInput("An empty text names no run.", hint="`agentledger runs` lists them; `latest` is the newest.")
     if log.stream_head(_PREFIX + text) is not None:
         return text
-    found = [name for prefix in ("", "run_") for name in log.streams(f"{_PREFIX}{prefix}{text}")]
+    found = sorted({name for prefix in ("", "run_") for name in log.streams(f"{_PREFIX}{prefix}{text}")})
     if len(found) == 1:
         return found[0].removeprefix(_PREFIX)
     if not found:

@@ -24,6 +24,11 @@ def small_device() -> None:
     _need("unshare" if _works("unshare", "-m", "sh", "-c", mount) else "", "unshare and mount, as root")
 
 
+def compiler() -> None:
+    """A C compiler, for a library that stands between LMDB and the system."""
+    _need("cc" if _works("cc", "--version") else "", "cc")
+
+
 def root() -> None:
     """Becoming another user in a child."""
     _need("root" if os.geteuid() == 0 else "", "root, to become another user in a child")

@@ -314,8 +314,10 @@ def _stream(event: Event, streams: dict[int, Stream], index: dict[bytes, bytes],
         stream.tools[facts["tool"]] += 1
     if stream.stream_seq % WAYPOINT == 0:
         index[b"p" + u64(number, stream.stream_seq)] = u64(seq)
-    tags = [facts[name] for name in extra.get("tags", ()) if name in facts]
-    need(tags or "tags" not in extra, f"seq {seq} names no tag that it has")
+    names = extra.get("tags", [])
+    tags = [facts[name] for name in names if name in facts]
+    need(len(tags) > 0 or not event["flags"] & TAGGED, f"seq {seq} names no tag that it has")
+    need(type(names) is list and len(set(names)) == len(names), f"the tags of seq {seq} are no list of names")
     need(all(type(tag) is bytes and len(tag) == 32 for tag in tags), f"a tag of seq {seq} is malformed")
     for tag in tags:
         index.setdefault(b"k" + tag, u64(seq))

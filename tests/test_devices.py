@@ -121,12 +121,12 @@ log.append(*[note(f"s{n}", n) for n in range(1023)])
 room = os.statvfs(root).f_bavail * 4096
 (root.parent / "ballast").write_bytes(bytes(room - 20_000))
 try:
-    log.append(note("one more", 1), note("and more", 1))
+    log.append(note("one/more", 1), note("and/more", 1))
     print("appended")
 except StoreFull:
     print("full")
 (root.parent / "ballast").unlink()
-print(log.append(note("one more", 1))[0].seq)
+print(log.append(note("one/more", 1))[0].seq)
 assert verify_ledger(root).ok and not list(root.glob("keys/*.new"))
 """
 )

@@ -25,7 +25,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from second_reader import Ledger, Rejected, Stream
 
-from ledger_core import chain, codec
+from ledger_core import chain, codec, ids
 from ledger_core.errors import Damaged
 from ledger_core.events import REGISTRY, Body, EventType
 from ledger_core.events.base import content_of, facts_of
@@ -195,7 +195,9 @@ def test_the_record_of_the_vectors_is_read_by_both():
     assert {n: v.hex() if isinstance(v, bytes) else v for n, v in ours._asdict().items()} == header
     assert data == bytes.fromhex(made["hash"] + made["sealed"] + made["content"]["stored"])
     assert {name: theirs[name] for name in second_reader.FIELDS if name != "stream_no"} == {
-        name: bytes.fromhex(value) if type(value) is str else value for name, value in header.items() if name != "stream"
+        name: bytes.fromhex(value) if type(value) is str else value
+        for name, value in header.items()
+        if name != "stream"
     }
     assert theirs["stream_no"] == header["stream"]
     assert theirs["hash"].hex() == event.hash.hex() == made["hash"]
@@ -241,29 +243,6 @@ def test_the_chain_of_the_vectors_is_verified_and_read_by_the_project(findings):
             assert [event.seq, event.stream, event.stream_seq, event.type] == [*case.values()][:4]
             said = content_of(event.body)
             assert case["content"] == said if case["content"] is not None else not any(said.values())
-
-
-def test_every_changed_byte_of_the_chain_is_rejected():
-    """No bit of any key or value of any tree, nor of a stream's key, can change unnoticed."""
-    ledger, head, _ = the_chain()
-    tried = 0
-    for tree in ("events", "blobs", "index"):
-        rows = dict(getattr(ledger, tree))
-        for key, value in list(rows.items()):
-            whole = key + value
-            for at in range(len(whole)):
-                changed = bytearray(whole)
-                changed[at] ^= 1 << at % 8
-                other = {k: v for k, v in rows.items() if k != key}
-                other[bytes(changed[: len(key)])] = bytes(changed[len(key) :])
-                with pytest.raises(Rejected):
-                    list(second_reader.read(ledger._replace(**{tree: other})))
-                tried += 1
-            with pytest.raises(Rejected):
-                list(second_reader.read(ledger._replace(**{tree: {k: v for k, v in rows.items() if k != key}})))
-        with pytest.raises(Rejected):
-            list(second_reader.read(ledger._replace(**{tree: {**rows, b"x" * 28: b"x"}})))
-    assert tried > 3_000
 
 
 def test_the_key_of_another_stream_opens_nothing():
@@ -510,16 +489,8 @@ def test_the_document_has_the_flags_and_limits_of_the_code():
     for number in (chain.MAX_SEALED, blobs.CHUNK, content.INLINE):
         assert f"{number:,}" in FORMAT
     assert f"1 to {blobs.MAX_LISTED} |" in FORMAT
+    assert f"every {index.WAYPOINT}th" in FORMAT and f"at most {chain.MAX_FACTS:,} bytes" in FORMAT
+    assert f"`{ids._STREAM.pattern.replace('(?:', '(')}`" in FORMAT
     assert second_reader.MAX_DOCUMENT == codec.MAX_BYTES
     assert strictly(second_reader.decode, b"\xc6\x04\0\0\0" + bytes(codec.MAX_BYTES)) is None
     assert f"at most {codec.MAX_DEPTH} deep" in FORMAT and f"{codec.MAX_BYTES >> 20} MiB" in FORMAT
-
-
-def test_the_document_names_every_fact_that_is_a_key_tag():
-    """Rows of tags can be recomputed only by who knows which facts are tags, so the format lists them."""
-    tagged = {(kind.name, kind.version): kind.keys for kind in REGISTRY.values() if kind.keys}
-
-    assert tagged == second_reader.KEY_FACTS
-    for (name, version), facts in tagged.items():
-        for fact in facts:
-            assert f"| `{name}` version {version} | `{fact}` | a key tag" in FORMAT

@@ -97,36 +97,6 @@ def test_a_fork_amid_a_commit_does_not_hang_the_child(tmp_path: Path, python: An
     assert "0 3" == python.run(FORK_IN_COMMIT, tmp_path).strip()
 
 
-NONCES = """
-import os
-from ledger_core.log.cipher import Cipher
-
-cipher = Cipher(bytes(32))
-read, write = os.pipe()
-
-def draw():
-    os.write(write, b"".join(cipher.encrypt(b"", b"")[:12] for _ in range(300)))
-
-draw()
-for _ in range(3):
-    if os.fork() == 0:
-        draw()
-        os._exit(0)
-    os.wait()
-draw()
-os.close(write)
-nonces = open(read, "rb").read()
-print(len(nonces) // 12, len({nonces[at : at + 12] for at in range(0, len(nonces), 12)}))
-"""
-
-
-def test_forked_processes_never_share_a_nonce(python: Any) -> None:
-    """No nonce is used twice, in a process or in those forked from it: two with one key would give the words away."""
-    needs.linux()
-
-    assert "1500 1500" == python.run(NONCES).strip()
-
-
 GROW = (
     PROLOGUE
     + """

@@ -49,7 +49,8 @@ def test_append_returns_the_events_that_are_read(log: Log) -> None:
     assert events == list(log.read(1))
     assert events[-1].hash == log.head().hash
     assert [4] == [e.seq for e in log.stream("a", 1)]
-    assert (4, 2, events[2].hash) == log.stream_head("a")
+    head = log.stream_head("a")
+    assert (4, 2, events[2].hash) == (head.seq, head.stream_seq, head.hash)
 
 
 def test_what_an_abandoned_batch_named_is_named_anew(tmp_path) -> None:
@@ -134,17 +135,20 @@ def test_an_unfit_command_hurts_nobody_else(batch: Any, log: Log, what: str) -> 
 
 
 def test_a_refusal_hurts_nobody_else(batch: Any, log: Log) -> None:
-    """A refusing command in a batch fails alone, and those behind it see what those before it wrote."""
+    """A refusing command fails alone; those behind it see what those before it wrote, in new streams too."""
+    log.append(note("a", 0))
     seen = []
 
     def see(view: Any) -> list[Draft]:
-        seen[:] = [e.body.value for e in view.events("a", contents=True)] + [view.head("a").stream_seq]
+        seen[:] = [e.body.value for s in "ab" for e in view.events(s, contents=True)]
+        seen.append(view.head("a").stream_seq)
         return [note("a", 2)]
 
-    first, refused, last = batch.run(lambda _: [note("a", 1)], _refuse, see)
+    first, refused, last = batch.run(lambda _: [note("a", 1), note("b", 9)], _refuse, see)
 
     assert isinstance(refused, Refused)
-    assert ([2], [3], [1, 1]) == ([e.seq for e in first], [e.seq for e in last], seen)
+    assert [0, 1, 9, 2] == seen
+    assert ([3, 4], [5]) == ([e.seq for e in first], [e.seq for e in last])
 
 
 def test_a_batch_of_refusals_makes_no_commit(batch: Any, log: Log) -> None:

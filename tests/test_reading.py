@@ -23,7 +23,7 @@ def note(stream: str, value: object = None) -> Draft:
 
 
 PROLOGUE = """
-import sys, time, asyncio, resource
+import sys, time, threading, asyncio, resource
 from ledger_core.events import REGISTRY
 from ledger_core.log.log import Log
 from ledger_core.log.record import Draft
@@ -141,9 +141,10 @@ IDLE = (
     + """
 log = Log.open(sys.argv[1])
 assert len(list(log.follow(timeout=0.1))) == 1
+threading.Timer(0.3, lambda: log.append(note("s", 1))).start()  # a follower that was woken sleeps again
 switches, seconds = usage()
 if sys.argv[2] == "thread":
-    assert list(log.follow(1, timeout=2)) == []
+    assert len(list(log.follow(1, timeout=2))) == 1
 else:
     async def main():
         try:
@@ -161,12 +162,12 @@ print(later[0] - switches, later[1] - seconds)
 
 @pytest.mark.parametrize("where", ["thread", "loop"])
 def test_an_idle_follower_sleeps(tmp_path: Path, python: Any, where: str) -> None:
-    """Waiting two seconds for nothing takes a handful of wake-ups and next to no processor time."""
+    """Two seconds with one commit of another thread take a few wake-ups and next to no processor time."""
     needs.linux()
 
     switches, seconds = python.run(IDLE, tmp_path, where).split()
 
-    assert int(switches) <= 12
+    assert int(switches) <= 40
     assert float(seconds) < 0.1
 
 

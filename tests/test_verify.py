@@ -144,6 +144,16 @@ def _dated_back(rows: Rows) -> Rows:
     return indexed([rechained(records), rows[Tree.BLOBS], rows[Tree.INDEX]])
 
 
+def _links(**fields: Any) -> Forgery:
+    """Seq 5, the third event of its stream, linked wrongly; all else as it must be."""
+
+    def forge(rows: Rows) -> Rows:
+        records = rechained(list(rows[Tree.EVENTS].values()), {5: fields})
+        return indexed([records, rows[Tree.BLOBS], rows[Tree.INDEX]])
+
+    return forge
+
+
 FORGED: dict[str, tuple[Forgery, str, int]] = {
     "an event removed": (_without(5), "gap", 5),
     "the first event removed": (_without(1), "gap", 1),
@@ -152,6 +162,11 @@ FORGED: dict[str, tuple[Forgery, str, int]] = {
     "an event repeated in another's place": (_repeated, "record", 5),
     "an event repeated at the end": (_appended, "record", 9),
     "an event with a hash that fits": (_altered_alone, "chain", 3),
+    "an event that links to another hash in its stream": (_links(stream_prev_hash=bytes(32)), "stream_chain", 5),
+    "an event that links to another seq in its stream": (_links(stream_prev_seq=3), "stream_chain", 5),
+    "an event that links to itself in its stream": (_links(stream_prev_seq=5), "stream_chain", 5),
+    "an event that is not the next in its stream": (_links(stream_seq=9), "stream_chain", 5),
+    "an event that links to another hash in the log": (_links(prev_hash=bytes(32)), "chain", 5),
     "an event dated before the one before it": (_dated_back, "time", 5),
 }
 

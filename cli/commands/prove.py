@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from cli.commands.runs import recorded_target
+from cli.commands.runs import divergence_code, recorded_target
 from cli.options import open_log, pass_settings
-from cli.output import Settings, emit, progress, say
+from cli.output import Settings, count, emit, progress, say
 from ledger_core.errors import BadInput
 from ledger_core.ids import Head, parse_head
 from ledger_core.log.verify_jobs import Report, verify_ledger, verify_stream
@@ -50,12 +50,12 @@ def verify(settings: Settings, run_name: str | None, against: str | None, jobs: 
 @click.argument("run_name", metavar="RUN")
 @click.option("--agent", "target", help="The code to replay; else the recorded entry point.")
 @pass_settings
-def replay(settings: Settings, run_name: str, target: str | None) -> None:
+def replay(settings: Settings, run_name: str, target: str | None) -> int:
     """Run an agent's code again, the record answering for the world: nothing outside is touched.
 
     Exits with 4 at the first place where the code does something else than was recorded.
     """
-    with Runtime.local(settings.root) as runtime:
+    with open_log(settings) as log, Runtime(log) as runtime:
         run_id = runs.resolve(runtime.log, run_name)
         spec = targets.load(target or recorded_target(runtime.log, run_id))
         found = strict.replay(runtime, run_id, spec)
@@ -63,13 +63,12 @@ def replay(settings: Settings, run_name: str, target: str | None) -> None:
     def render() -> None:
         if found.ok:
             end = "to its recorded end" if found.complete else "to where the record stops"
-            click.echo(f"{run_id}: {found.effects} effects answered from the record, the same {end}")
+            click.echo(f"{run_id}: {count(found.effects, 'effect')} answered from the record, the same {end}")
         if not found.same_code:
             say("The code is not the code that was recorded.")
 
     emit(settings, found.as_json(), render)
-    if found.divergence is not None:
-        raise found.divergence.error()
+    return 0 if found.divergence is None else divergence_code(settings, found.divergence)
 
 
 def _held(text: str | None) -> Head | None:

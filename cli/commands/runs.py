@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import typing
 from typing import Any
 
 import click
 
-from cli.options import open_log, pass_settings
-from cli.output import Settings, ago, emit, say, short, table
+from cli.options import DEFAULT_ROOT, open_log, open_runtime, pass_settings
+from cli.output import Settings, ago, complain, count, emit, harmless, say, short, table
 from ledger_core.errors import BadInput, LedgerError
 from ledger_core.log.log import Log
-from ledger_core.run.state import RunState
+from ledger_core.run.divergence import Divergence
+from ledger_core.run.state import RunState, RunStatus
+from ledger_core.runtime import liveness
 from ledger_core.runtime import target as targets
-from ledger_core.runtime.runtime import Result, RunRecord, Runtime, stream_of
+from ledger_core.runtime.runtime import WORKERS, Result, RunRecord, Runtime, stream_of
 from projections import runs as run_list
 from projections.wire import plain, run_json, status_json
 from replay import strict
@@ -23,7 +26,7 @@ from replay import strict
 _NEXT = {
     "pending": "Nobody works on it. Go on with: agentledger resume {run}",
     "running": "A worker holds it. Follow it with: agentledger log tail -f --run {run}",
-    "diverged": "The code no longer does what was recorded. See: agentledger log show {run} --type divergence_detected",
+    "diverged": "Put the code back that agrees with the record, then: agentledger resume {run}",
     "completed": "It is done. Prove it with: agentledger verify {run}",
     "failed": "The agent failed. See: agentledger log show {run} --type step_failed",
 }
@@ -55,7 +58,7 @@ def resume(settings: Settings, run_name: str, target: str | None) -> int:
 
     RUN is an id, a unique prefix of one, or `latest`. Without TARGET the recorded entry point is imported.
     """
-    with Runtime.local(settings.root) as runtime:
+    with open_runtime(settings) as runtime:
         run_id = run_list.resolve(runtime.log, run_name)
         result = runtime.resume(run_id, targets.load(target or recorded_target(runtime.log, run_id)))
         return _show(settings, runtime, result, None)
@@ -63,7 +66,7 @@ def resume(settings: Settings, run_name: str, target: str | None) -> int:
 
 @click.command()
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many at most.")
-@click.option("--status", help="Only runs of this status.")
+@click.option("--status", type=click.Choice(typing.get_args(RunStatus)), help="Only runs of this status.")
 @click.option("--agent", help="Only runs of this agent.")
 @pass_settings
 def runs(settings: Settings, limit: int, status: str | None, agent: str | None) -> None:
@@ -94,13 +97,15 @@ def status(settings: Settings, run_name: str) -> None:
     with open_log(settings) as log:
         state = run_list.of_stream(log, stream_of(run_list.resolve(log, run_name)))
         record = RunRecord.read(log, state.run)
+        lost = state.worker is not None and not liveness.alive(settings.root / WORKERS, state.worker)
     value = status_json(state) | {
         "output": plain(record.output),
         "error_type": record.error_type,
         "message": plain(record.message),
         "divergence": plain(record.divergence),
+        "worker_lost": lost,
     }
-    emit(settings, value, lambda: _render_status(state, record))
+    emit(settings, value, lambda: _render_status(settings, state, record, lost=lost))
 
 
 def recorded_target(log: Log, run_id: str) -> str:
@@ -116,8 +121,8 @@ def _show(settings: Settings, runtime: Runtime, result: Result, replayed: strict
     state = runtime.state(result.run_id)
     value = status_json(state) | {
         "ok": result.ok,
-        "output": result.output,
-        "state": result.state,
+        "output": plain(result.output),
+        "state": plain(result.state),
         "error_type": result.error_type,
         "message": result.message,
     }
@@ -126,28 +131,36 @@ def _show(settings: Settings, runtime: Runtime, result: Result, replayed: strict
 
     def render() -> None:
         if result.ok:
-            click.echo(json.dumps(result.output, ensure_ascii=False, indent=2))
-        say(f"run {result.run_id} {_words(state)}: {state.effects} effects, {state.events} events")
+            click.echo(json.dumps(plain(result.output), ensure_ascii=False, indent=2))
+        say(f"run {result.run_id} {_words(state)}: {count(state.effects, 'effect')}, {count(state.events, 'event')}")
         if result.error_type:
-            say(f"{result.error_type}: {result.message}")
+            say(harmless(f"{result.error_type}: {result.message}"))
         if replayed is not None and replayed.ok:
-            say(f"replayed: {replayed.effects} effects answered from the record, the same to the end")
+            say(f"replayed: {count(replayed.effects, 'effect')} answered from the record, the same to the end")
 
     emit(settings, value, render)
     if replayed is not None and replayed.divergence is not None:
-        raise replayed.divergence.error()
+        return divergence_code(settings, replayed.divergence)
     return 0 if result.ok else 1
 
 
-def _render_status(state: RunState, record: RunRecord) -> None:
+def divergence_code(settings: Settings, found: Divergence) -> int:
+    """The exit code of a divergence, which is told to a person unless the object on stdout has told it."""
+    error = found.error()
+    if not settings.json:
+        complain(settings, error)
+    return error.exit_code
+
+
+def _render_status(settings: Settings, state: RunState, record: RunRecord, *, lost: bool) -> None:
     lines = [
         ("run", state.run),
         ("agent", state.agent + (f" ({state.entry_point})" if state.entry_point else "")),
-        ("status", _words(state)),
+        ("status", _words(state) + (", but its worker is gone" if lost else "")),
         ("since", ago(state.updated_ns)),
         ("created", ago(state.created_ns)),
         ("step", f"{state.step}, epoch {state.epoch}" + (f", held by {state.worker}" if state.worker else "")),
-        ("work", f"{state.effects} effects, {state.events} events, state version {state.version}"),
+        ("work", f"{count(state.effects, 'effect')}, {count(state.events, 'event')}, state version {state.version}"),
     ]
     for row in state.in_doubt:
         lines.append(("in doubt", f"{row.tool} at effect {row.path} (seq {row.seq}): did it happen?"))
@@ -160,9 +173,11 @@ def _render_status(state: RunState, record: RunRecord) -> None:
     if state.status == "completed":
         lines.append(("output", short(plain(record.output))))
     waiting = "It waits for somebody to find out whether that happened. Then: agentledger resume {run}"
-    lines.append(("next", _NEXT.get(state.status, waiting).format(run=state.run)))
+    step = _NEXT["pending" if lost else state.status] if state.status in _NEXT else waiting
+    root = "" if str(settings.root) == DEFAULT_ROOT else f"--root {settings.root} "
+    lines.append(("next", step.format(run=state.run).replace("agentledger ", f"agentledger {root}")))
     for name, text in lines:
-        click.echo(f"{name:>9}  {text}")
+        click.echo(f"{name:>9}  {harmless(text)}")
 
 
 def _words(state: RunState) -> str:
@@ -181,7 +196,9 @@ def _document(text: str | None) -> dict[str, Any] | None:
             with open(text[1:], encoding="utf-8") as file:
                 text = file.read()
         value = json.loads(text)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadInput(f"--input names {text[1:]}, which cannot be read: {error.strerror}.") from None
+    except ValueError as error:
         raise BadInput(f"--input is no JSON: {error}.", hint="""Write --input '{"key": "value"}'.""") from None
     if not isinstance(value, dict):
         raise BadInput(f"--input is a JSON {type(value).__name__}.", hint="The initial state is an object: {…}.")

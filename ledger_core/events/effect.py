@@ -97,6 +97,13 @@ class ModelCallFailed(Body):
     message: str = content()
 
 
+@event("effect_abandoned")
+class EffectAbandoned(Body):
+    """The code stopped waiting for an effect (a timeout, a cancelled task); the effect itself came to its own end."""
+
+    path: str = fact()
+
+
 @event("value_captured")
 class ValueCaptured(Body):
     """A local value that another execution would not get again: the clock, or what `ctx.capture` was given."""

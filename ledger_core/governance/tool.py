@@ -131,14 +131,7 @@ def tool(
     """Declare a function a tool; it stays callable as it was. Raises `BadInput`."""
 
     def declare(function: F) -> F:
-        spec = ToolSpec(
-            name=name or str(getattr(function, "__name__", type(function).__name__)),
-            function=function,
-            version=version,
-            side_effect=side_effect,
-            description=description or inspect.getdoc(function) or "",
-            verify=verify,
-        )
+        spec = _declared(function, name, version, side_effect, description, verify)
         function.__agentledger_tool__ = spec  # type: ignore[attr-defined]
         return function
 
@@ -154,4 +147,22 @@ def spec_of(declared: ToolSpec | Function) -> ToolSpec:
         return found
     if not callable(declared):
         raise BadInput(f"{declared!r:.100} is no tool.", hint="Pass a function decorated with @tool, or a ToolSpec.")
-    return tool(declared).__agentledger_tool__  # type: ignore[attr-defined, no-any-return]
+    return _declared(declared, None, "1", "none", None, None)
+
+
+def _declared(
+    function: Function,
+    name: str | None,
+    version: str,
+    side_effect: SideEffect,
+    description: str | None,
+    verify: Function | None,
+) -> ToolSpec:
+    return ToolSpec(
+        name=name or str(getattr(function, "__name__", type(function).__name__)),
+        function=function,
+        version=version,
+        side_effect=side_effect,
+        description=description or inspect.getdoc(function) or "",
+        verify=verify,
+    )

@@ -72,6 +72,8 @@ class Batch:
         number = self._number(stream)
         if number is None:
             return
+        if number in self._heads:  # the walk begins at the head's row, and earlier commands of this batch moved it
+            self._writer.put(Tree.INDEX, index.head_key(number), index.head_row(self._heads[number]))
         for seq, data in index.stream_records(self._writer, number, after):
             yield self._reading.of_record(self._writer, data, seq, contents=contents)
 
@@ -185,7 +187,7 @@ class Batch:
 
 def _flags(body: Body) -> int:
     if isinstance(body, Unknown):
-        return 0
+        return body.critical * CRITICAL
     return body.kind.critical * CRITICAL | body.kind.closes * CLOSES
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from ledger_core import chain
+from ledger_core import __version__, chain
 from ledger_core.clock import SYSTEM, Clock
 from ledger_core.errors import BadInput, CannotOpen, Damaged, LedgerError, NotFound, OutcomeUnknown, StoreFull
 from ledger_core.events.ledger import STREAM, ContentForgotten, LedgerCreated
@@ -225,8 +225,7 @@ class Log:
         with self._store.read() as reader:
             found = index.read_format(reader, chain.FORMAT)
         if found is not None:
-            if not readonly:
-                self._finish_forgetting()
+            self._finish_forgetting(readonly=readonly)
             return found
         if readonly:
             raise CannotOpen(f"There is no ledger in {self.root} yet.", hint="Create one: agentledger init.")
@@ -236,7 +235,9 @@ class Log:
                 found = LedgerId(self.clock.random(16))
                 index.write_format(writer, chain.FORMAT, found)
                 batch = Batch(writer, self._reading, self.clock, found)
-                batch.seal([Draft(stream=STREAM, body=LedgerCreated(ledger=found, created_by="agentledger/1"))])
+                batch.seal(
+                    [Draft(stream=STREAM, body=LedgerCreated(ledger=found, created_by=f"agentledger {__version__}"))]
+                )
                 batch.finish()
         return found
 
@@ -307,10 +308,12 @@ class Log:
             data = reader.get(Tree.EVENTS, index.seq_key(first.seq))
         return data is not None and chain.stored_hash(data) == first.hash
 
-    def _finish_forgetting(self) -> None:
+    def _finish_forgetting(self, *, readonly: bool) -> None:
         for event in self._reading.stream(STREAM, 1, contents=False):
             if isinstance(event.body, ContentForgotten):
-                self._destroy(StreamNo(event.body.stream))
+                self._reading.forget(StreamNo(event.body.stream))
+                if not readonly:
+                    self._keys.destroy(StreamNo(event.body.stream))
 
     def _destroy(self, number: StreamNo) -> bool:
         self._reading.forget(number)

@@ -33,6 +33,7 @@ class Reading:
     def __init__(self, store: Store, keys: Keys) -> None:
         self._store = store
         self._keys = keys
+        self._forgotten: set[StreamNo] = set()
         self._numbers: dict[str, StreamNo] = {}
         self._infos: dict[StreamNo, StreamInfo] = {}
         self._ciphers: dict[StreamNo, Cipher] = {}
@@ -43,13 +44,16 @@ class Reading:
 
     def cipher(self, reader: Reader, stream: StreamNo) -> Cipher | None:
         """What the stream's key opens; None if it is gone, or another than the stream was begun with."""
+        if stream in self._forgotten:
+            return None
         cipher = self._ciphers.get(stream)
         if cipher is None and (key := self._keys.get(stream)) is not None:
             cipher = self._remember(stream, key)
         return cipher if cipher is not None and cipher.check == self.info(reader, stream).key_check else None
 
     def forget(self, stream: StreamNo) -> None:
-        """Let go of what is remembered of a stream whose key is destroyed."""
+        """Never again open a stream whose key is destroyed, or would be if this process might."""
+        self._forgotten.add(stream)
         self._ciphers.pop(stream, None)
 
     def reset(self) -> None:
@@ -150,6 +154,8 @@ class Reading:
 
     def _present(self, stream: StreamNo, info: StreamInfo, seen: Ciphers) -> Cipher | None:
         """The cipher of the key that is there now; None for another history's key, which opens nothing here."""
+        if stream in self._forgotten:
+            return None
         if stream not in seen:
             key, known = self._keys.get(stream), self._ciphers.get(stream)
             if key is not None and (known is None or known.key != key):

@@ -266,8 +266,8 @@ class Checker:
                 yield Finding(kind="blob", seq=header.seq, stream=name, detail=wrong)
 
     def _keys(self, reader: Reader, header: Sealed, facts: list[Any], name: str) -> Iterator[Finding]:
-        for field in facts[7][record.EXTRA_TAGS]:
-            if (tag := facts[6].get(field)) is not None:
+        for tag in {facts[6].get(field) for field in facts[7][record.EXTRA_TAGS]}:
+            if tag is not None:
                 first = index.find_key(reader, tag)
                 self.sums.key_rows += first == header.seq
                 if first is None or first > header.seq or (first < header.seq and not _carries(reader, first, tag)):

@@ -25,10 +25,15 @@ Answer = Iterator[Finding | dict[str, Any]]
 
 
 def _opening(store: Store, held: str = "", seq: int = 0) -> Answer:
+    head: dict[str, Any] = {}
     for found in audit.opening(store):
-        yield found if isinstance(found, Finding) else {"done": {"seq": found.seq, "hash": found.hash.hex()}}
+        if isinstance(found, Finding):
+            yield found
+        else:
+            head = {"seq": found.seq, "hash": found.hash.hex()}
     if held:
         yield from audit.against(store, Head(Seq(seq), Hash(bytes.fromhex(held))))
+    yield {"done": head}
 
 
 def _records(store: Store, first: int, last: int, *, deep: bool = False) -> Answer:

@@ -91,6 +91,8 @@ class Divergence:
         was = self.recorded or "nothing"
         now = self.attempted or "nothing"
         where = f" ({self.line})" if self.line else ""
+        if was == now:
+            now = "the same with another request" if self.kind is OTHER_REQUEST else "another one"
         return f"{self.kind.code} {self.kind.name} at effect {self.path}: recorded {was}, attempted {now}{where}."
 
     def error(self) -> Diverged:

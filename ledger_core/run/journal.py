@@ -11,7 +11,7 @@ This file does not know loops, threads, the log, or what effects do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from enum import Enum
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ import attrs
 
 from ledger_core.events import Body, Missing
 from ledger_core.events.effect import (
+    EffectAbandoned,
     ModelCallCompleted,
     ModelCallFailed,
     ModelCallRequested,
@@ -73,6 +74,10 @@ class Entry:
     error_type: str | None = None
     no_effect: bool = False
     """Its open attempt is known to have had no effect outside."""
+    writes: bool = False
+    """It was recorded as an outside write, whatever its tool says today."""
+    told: bool = True
+    """The failure is the tool's own, which the code is to be told; not the runtime's word for not knowing."""
 
     @property
     def final(self) -> bool:
@@ -80,8 +85,8 @@ class Entry:
         return self.standing in (Standing.DONE, Standing.FAILED)
 
 
-IMMEDIATE: Final = frozenset(("now", "capture", "patch"))
-"""Kinds that answer at the call itself and are never waited for."""
+UNKNOWN: Final = "unknown"
+"""Category of a failure that only says that nobody knows what happened."""
 
 
 class Journal:
@@ -89,8 +94,11 @@ class Journal:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self._outcomes: list[str] = []
+        self._order: list[tuple[str, bool]] = []
+        """Paths in the order in which the code got their outcomes, or (True) stopped waiting for them."""
         self._released = 0
+        self._abandoned: set[str] = set()
+        self._given_up: set[str] = set()
         self._requested: set[str] = set()
         self._ahead: list[Intent] = []
 
@@ -110,6 +118,10 @@ class Journal:
             doubt = isinstance(body, ToolCallFailed) and body.in_doubt
             standing = Standing.IN_DOUBT if doubt else Standing.FAILED
             self._ended(body.path, standing, value=body.message, error_type=body.error_type)
+            self.entries[body.path].told = body.category != UNKNOWN
+        elif isinstance(body, EffectAbandoned):
+            self._abandoned.add(body.path)
+            self._order.append((body.path, True))
         elif isinstance(body, ToolCallSettled):
             self._settled(body)
         elif isinstance(body, ValueCaptured):
@@ -121,22 +133,23 @@ class Journal:
         self, seq: int, body: ToolCallRequested | ModelCallRequested, kind: str, name: str, document: Any
     ) -> None:
         intent = Intent(path=body.path, kind=kind, name=name, request=body.request, document=document)
-        self.entries[body.path] = Entry(intent=intent, seq=seq, attempt=body.attempt)
+        writes = isinstance(body, ToolCallRequested) and body.side_effect == "external_write"
+        self.entries[body.path] = Entry(intent=intent, seq=seq, attempt=body.attempt, writes=writes)
 
     def _ended(self, path: str, standing: Standing, *, value: Any, error_type: str | None = None) -> None:
         entry = self.entries[path]
         entry.standing, entry.value, entry.error_type = standing, value, error_type
-        if entry.final:
-            self._outcomes.append(path)
+        if entry.final and path not in self._abandoned:
+            self._order.append((path, False))
 
     def _settled(self, body: ToolCallSettled) -> None:
         entry = self.entries[body.path]
         if body.outcome == "succeeded":
             self._ended(body.path, Standing.DONE, value=body.result)
-        elif entry.standing is Standing.IN_DOUBT:  # the code is told of the failure that was recorded
+        elif entry.standing is Standing.IN_DOUBT and entry.told:  # the code is told of the failure that was recorded
             self._ended(body.path, Standing.FAILED, value=entry.value, error_type=entry.error_type)
         else:
-            entry.no_effect = True
+            entry.no_effect, entry.standing = True, Standing.OPEN
 
     def _immediate(
         self,
@@ -168,17 +181,36 @@ class Journal:
     @property
     def exhausted(self) -> bool:
         """Whether everything recorded was requested and released: what is asked for now is live."""
-        return len(self._requested) == len(self.entries) and self._released == len(self._outcomes)
+        return len(self._requested) == len(self.entries) and self._released == len(self._order)
 
-    def release(self) -> Entry | None:
-        """The next recorded outcome, if the code has asked for it; to be called only when it can do no more."""
-        if self._released == len(self._outcomes):
-            return None
-        path = self._outcomes[self._released]
-        if path not in self._requested:
-            return None
-        self._released += 1
-        return self.entries[path]
+    @property
+    def all_requested(self) -> bool:
+        """Whether the code has asked for everything recorded: what it asks for now may have been lost with a crash."""
+        return len(self._requested) == len(self.entries)
+
+    def release(self, waiting: Container[str] | None = None) -> Entry | None:
+        """The next recorded outcome, if the code has asked for it; to be called only when it can do no more.
+
+        `waiting` holds the paths of those who can be given one just now; everybody, if it is None.
+
+        Where the code stopped waiting for an effect, it has to do so again before anything else is released.
+        """
+        while self._released < len(self._order):
+            path, abandoned = self._order[self._released]
+            if path not in (self._given_up if abandoned else self._requested):
+                return None
+            given = not abandoned or self.entries[path].final
+            if given and waiting is not None and path not in waiting:
+                return None
+            self._released += 1
+            if given:
+                return self.entries[path]
+        return None
+
+    def give_up(self, path: str) -> bool:
+        """The code stops waiting for an effect; False if that is news, and to be recorded."""
+        self._given_up.add(path)
+        return path in self._abandoned
 
     @staticmethod
     def beyond(intent: Intent) -> Divergence:

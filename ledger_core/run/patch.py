@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ledger_core import codec
+
 
 def merge(document: Any, patch: Any) -> Any:
     """`document` after `patch` (RFC 7396 section 2)."""
@@ -30,6 +32,6 @@ def diff(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, dict) and isinstance(before[key], dict):
             if inner := diff(before[key], value):
                 patch[key] = inner
-        elif value != before[key] or type(value) is not type(before[key]):
+        elif codec.encode(value) != codec.encode(before[key]):  # not `!=`: 1, 1.0 and True are three values
             patch[key] = value
     return patch

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from ledger_core import codec
 from ledger_core.clock import NS, Clock
 from ledger_core.errors import BadInput
 from ledger_core.ids import check_name
@@ -54,7 +55,7 @@ class _Context:
     @property
     def state(self) -> dict[str, Any]:
         """The run's state as the step saw it first, with what this step has written; a copy."""
-        return dict(self._state)
+        return dict(codec.roundtrip(self._state))
 
     def now(self) -> datetime:
         """The time in UTC, the same whenever this place of the run is executed again."""
@@ -111,7 +112,7 @@ class _Context:
                 "The context was used outside its agent's code: in a thread, a callback, or a tool.",
                 hint="Use it in the agent's function and in tasks that it creates.",
             )
-        return here.path(), None if self._effects.driver.journal.exhausted else _line()
+        return here.path(), _line() if self._effects.compares else None
 
 
 class AgentContext(_Context):

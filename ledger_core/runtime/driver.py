@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import os
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 
@@ -24,12 +25,24 @@ from ledger_core.runtime.recorder import Bodies, Recorder
 from ledger_core.runtime.scope import Scope
 
 T = TypeVar("T")
-_PASSES: Final = 8
+_PASSES: Final = 32
 """Passes of the loop without a move of the run before it counts as quiet: a gather within a gather takes one."""
+_RESTLESS: Final = 1000
+"""Passes after which code that never rests (it polls with `sleep(0)`) is given what it waits for all the same."""
 
 
 class StepStopped(BaseException):
     """Ends agent code that may not go on; not an `Exception`, so that no agent mistakes it for a failure of its own."""
+
+
+_PATIENCE: Final = 0.01
+"""Seconds between looks at a run that waits for something of its own before it asks for what is recorded."""
+_GRACE: Final = 60.0
+"""Seconds after which code that waits for something of its own, and leaves out what is recorded, has diverged."""
+_HERE: Final = os.path.dirname(__file__)
+_PRIMITIVES: Final = frozenset(module.__file__ for module in (asyncio.locks, asyncio.queues, asyncio.taskgroups))
+_GATHERING: Final[type] = getattr(asyncio.tasks, "_GatheringFuture", asyncio.Task)
+_INTERNAL: Final = frozenset((asyncio.tasks.__file__, name) for name in ("_wait", "wait", "wait_for", "gather"))
 
 
 @attrs.define(eq=False)
@@ -69,8 +82,8 @@ class Driver(Protocol):
         """Call a function of the user's, sync or async; within `effect`, and so outside the agent's scope."""
         ...
 
-    async def effect(self, work: Coroutine[Any, Any, T]) -> T:
-        """Carry an effect to its end, even if the code that asked for it is cancelled."""
+    async def effect(self, work: Coroutine[Any, Any, T], abandoned: Callable[[], None]) -> T:
+        """Carry an effect to its end, even if the code stops waiting for it: `abandoned` is told."""
         ...
 
     def flush_soon(self, recorder: Recorder) -> None:
@@ -81,8 +94,9 @@ class Driver(Protocol):
         """Let the code go no further, because of `why`."""
         ...
 
-    async def halt(self) -> NoReturn:
-        """Never return: the code was stopped."""
+    @property
+    def calls(self) -> int:
+        """Calls of the user's functions that are still under way somewhere."""
         ...
 
 
@@ -97,11 +111,13 @@ class BlockingDriver:
 
     async def turn(self, intent: Intent) -> Entry | None:
         del intent
+        if self.closed:
+            raise StepStopped
         if (entry := self.journal.release()) is not None:
             return entry
         if (found := self.journal.stuck(ended=False)) is not None:
             self.stop(found)
-            await self.halt()
+            raise StepStopped
         return None
 
     def drafted(self) -> Turn:
@@ -121,7 +137,8 @@ class BlockingDriver:
                 return self._runner.run(_awaited(result))
         return result
 
-    async def effect(self, work: Coroutine[Any, Any, T]) -> T:
+    async def effect(self, work: Coroutine[Any, Any, T], abandoned: Callable[[], None]) -> T:
+        del abandoned
         return await work
 
     def flush_soon(self, recorder: Recorder) -> None:
@@ -135,8 +152,9 @@ class BlockingDriver:
         self.stopped = self.stopped or why
         self.closed = True
 
-    async def halt(self) -> NoReturn:
-        raise StepStopped
+    @property
+    def calls(self) -> int:
+        return 0
 
     def close(self) -> None:
         """Let go of the loop for async tools, if there was one."""
@@ -168,8 +186,14 @@ class AsyncDriver:
         self._pumping = False
         self._quiet = 0
         self._working: set[asyncio.Future[Any]] = set()
+        self._calls = 0
+        self._seen: list[Any] = []
+        self._passes = 0
+        self._stuck_since = 0.0
 
     async def turn(self, intent: Intent) -> Entry | None:
+        if self.closed:
+            raise StepStopped
         if self.journal.exhausted and not self._waiting:
             return None
         waiter = self._waiting[intent.path] = self._loop.create_future()
@@ -184,6 +208,8 @@ class AsyncDriver:
 
     async def deliver(self, turn: Turn) -> None:
         turn.ready = True
+        if self.closed:
+            return
         if len(self._tasks) == 1 and self._drafted[0] is turn:
             self._drafted.popleft()  # one task, waiting for this: nothing else of the run can move
             return
@@ -195,18 +221,39 @@ class AsyncDriver:
         return await recorder.acommit(bodies)
 
     async def call(self, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+        self._calls += 1
         if inspect.iscoroutinefunction(function):
-            return await function(*args, **keywords)
+            try:
+                return await function(*args, **keywords)
+            finally:
+                self._calls -= 1
         context = contextvars.copy_context()
-        result = await self._loop.run_in_executor(None, lambda: context.run(function, *args, **keywords))
+        done = self._loop.run_in_executor(None, lambda: context.run(_contained, function, args, keywords))
+        done.add_done_callback(self._called)
+        result, error = await asyncio.shield(done)
+        if error is not None:
+            raise error
         return await result if inspect.isawaitable(result) else result
 
-    async def effect(self, work: Coroutine[Any, Any, T]) -> T:
+    async def effect(self, work: Coroutine[Any, Any, T], abandoned: Callable[[], None]) -> T:
         with scope.outside():
             task = self._loop.create_task(work)
         self._working.add(task)
-        task.add_done_callback(self._working.discard)
-        return await asyncio.shield(task)
+        task.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(task)
+        except StepStopped:
+            await self._loop.create_future()  # until the code is torn down
+            raise
+        except asyncio.CancelledError:
+            if not self.closed and not task.cancelled():
+                abandoned()
+                self._pump_soon()
+            raise
+
+    @property
+    def calls(self) -> int:
+        return self._calls
 
     def flush_soon(self, recorder: Recorder) -> None:
         with scope.outside():
@@ -219,10 +266,6 @@ class AsyncDriver:
         self.closed = True
         if not self._halted.done():
             self._halted.set_result(None)
-
-    async def halt(self) -> NoReturn:
-        await self._loop.create_future()
-        raise AssertionError("the code was stopped, and goes on")
 
     async def carry(self, main: Coroutine[Any, Any, T], root: Scope) -> T:
         """Run the agent's own coroutine to its end; raises `StepStopped` once it was stopped and torn down."""
@@ -238,9 +281,26 @@ class AsyncDriver:
         return task.result()
 
     async def finish(self) -> None:
-        """Let effects that nobody waits for any more come to their ends, and so into the log."""
+        """Let effects that are under way come to their ends, and so into the log; those without a turn end here."""
+        cancelled = False
         while self._working:
-            await asyncio.wait(set(self._working))
+            self._end_waiting()
+            try:
+                await asyncio.wait(set(self._working))
+            except asyncio.CancelledError:
+                cancelled = True  # once more after the ends: a write under way must not be left to another worker
+        if cancelled:
+            raise asyncio.CancelledError
+
+    def _end_waiting(self) -> None:
+        """The code is gone: what it asked for and has not begun is not begun, and nobody's turn is waited for."""
+        for waiter in self._waiting.values():
+            if not waiter.done():
+                waiter.set_exception(StepStopped())
+        self._waiting.clear()
+        for turn in self._drafted:
+            if turn.waiter is not None and not turn.waiter.done():
+                turn.waiter.set_result(None)
 
     async def _tear_down(self, task: asyncio.Task[Any]) -> None:
         self.closed = True
@@ -250,9 +310,14 @@ class AsyncDriver:
             for one in left:
                 one.cancel()
             await asyncio.wait(left)
-        for turn in self._drafted:
-            if turn.waiter is not None and not turn.waiter.done():
-                turn.waiter.cancel()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._working.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: nobody may be left who waits for it
+
+    def _called(self, _: object) -> None:
+        self._calls -= 1
 
     def _flushed(self, task: asyncio.Future[Any]) -> None:
         self._working.discard(task)
@@ -267,35 +332,57 @@ class AsyncDriver:
 
     def _pump(self) -> None:
         """Release one outcome when the run is quiet; look again on the loop's next pass while there is more."""
-        if self.stopped is not None:
+        if self.closed:
             self._pumping = False
             return
-        self._quiet = self._quiet + 1 if self._blocked() else 0
-        if self._quiet >= (_PASSES if len(self._tasks) > 1 else 1):
-            self._quiet = 0
+        if self._rests():
+            self._quiet = self._passes = 0
             if not self._release():
                 self._pumping = False
                 return
         self._loop.call_soon(self._pump)
 
-    def _blocked(self) -> bool:
-        """Whether every task of the run waits for a future that is not there yet."""
+    def _rests(self) -> bool:
+        """Whether the run can do no more: all its tasks wait, and have waited for the same for `_PASSES` passes."""
+        self._passes += 1
+        if self._passes > _RESTLESS:
+            return True
+        if 0 < self._quiet < _PASSES and len(self._tasks) > 1:
+            self._quiet += 1
+            return False
+        now = [getattr(task, "_fut_waiter", None) for task in self._tasks]
+        if any(waiter is None or waiter.done() for waiter in now):
+            self._quiet = 0
+            return False
+        rests = len(self._tasks) <= 1 or (self._quiet == _PASSES and now == self._seen)
+        self._quiet, self._seen = 1, now
+        return rests
+
+    def _awaits_others(self) -> bool:
+        """Whether a task waits for something that is no effect and no other task: a sleep, a thread, a socket."""
         for task in self._tasks:
+            file, name = _awaited_by(task)
             waiter = getattr(task, "_fut_waiter", None)
-            if not task.done() and (waiter is None or waiter.done()):
-                return False
-        return True
+            ours = file.startswith(_HERE) or (file, name) in _INTERNAL or file in _PRIMITIVES
+            if not ours and not isinstance(waiter, (asyncio.Task, _GATHERING)):
+                return True
+        return False
 
     def _release(self) -> bool:
         """Give the code the next thing it may have; False if there is nothing that it could be given now."""
-        if (entry := self.journal.release()) is not None:
+        if (entry := self.journal.release(self._waiting)) is not None:
+            self._stuck_since = 0.0
             waiter = self._waiting.pop(entry.intent.path, None)
             if waiter is not None and not waiter.done():
                 waiter.set_result(entry)
             return True
         if not self.journal.exhausted:
             if (found := self.journal.stuck(ended=False)) is not None:
-                self.stop(found)
+                self._stuck_since = self._stuck_since or self._loop.time()
+                if self._awaits_others() and self._loop.time() - self._stuck_since < _GRACE:
+                    self._loop.call_later(_PATIENCE, self._pump_soon)
+                else:
+                    self.stop(found)
             return False
         if self._waiting:
             waiting, self._waiting = self._waiting, {}
@@ -309,6 +396,28 @@ class AsyncDriver:
                 turn.waiter.set_result(None)
             return True
         return False
+
+
+def _contained(function: Callable[..., Any], args: Any, keywords: Any) -> tuple[Any, Exception | None]:
+    """A call's result or error as values: a future cannot carry a StopIteration."""
+    try:
+        return function(*args, **keywords), None
+    except StopIteration as error:
+        return None, RuntimeError(f"StopIteration: {error.value}")
+    except Exception as error:
+        return None, error
+
+
+def _awaited_by(task: asyncio.Task[Any]) -> tuple[str, str]:
+    """File and name of the innermost coroutine that a task waits in."""
+    found: Any = task.get_coro()
+    while True:
+        inner = getattr(found, "cr_await", None)
+        if not inspect.iscoroutine(inner):
+            break
+        found = inner
+    code = getattr(found, "cr_code", None)
+    return (code.co_filename, code.co_name) if code is not None else ("", "")
 
 
 async def _inside(root: Scope, main: Coroutine[Any, Any, T]) -> T:

@@ -56,6 +56,8 @@ class Execution:
     session_id: str | None
     state: dict[str, Any]
     clock: Clock
+    left: list[None] = attrs.field(factory=list)
+    """One for each call of the user's that was still under way when the execution was broken off."""
 
     def run(self) -> Ended:
         """Execute sync code in this thread."""
@@ -84,10 +86,17 @@ class Execution:
             with scope.tasks_counted(asyncio.get_running_loop()):
                 output = await driver.carry(self.spec.function(*self._arguments(context)), root)
         except StepStopped:
+            await driver.finish()
             return Ended(stopped=driver.stopped)
         except Exception as error:  # whatever it is, it is the agent's outcome
             await driver.finish()
             return self._ended(driver, context, error=error)
+        except BaseException:  # cancelled from outside: first what is under way, so that nobody else does it again
+            try:
+                await driver.finish()
+            finally:
+                self.left.extend([None] * driver.calls)
+            raise
         await driver.finish()
         return self._ended(driver, context, output=output)
 

@@ -17,7 +17,7 @@ import attrs
 
 from ledger_core import codec
 from ledger_core.clock import SYSTEM, Clock
-from ledger_core.errors import BadInput, Fenced, LedgerError, NotFound, Refused, RunFailed
+from ledger_core.errors import BadInput, Fenced, InDoubt, KeyConflict, LedgerError, NotFound, Refused, RunFailed
 from ledger_core.errors import Diverged as DivergedError
 from ledger_core.events import Missing
 from ledger_core.events.run import DivergenceDetected, RunCreated
@@ -75,6 +75,8 @@ class Runtime:
         self._models = models
         self._tools: dict[str, ToolSpec] = {}
         self._lease: liveness.Lease | None = None
+        self._keep = False
+        """A call of the user's outlived its run: the sign of life stays until the process ends, and the call with it."""
         self._workers = None if log.root is None else log.root / WORKERS
 
     @classmethod
@@ -101,7 +103,7 @@ class Runtime:
 
     def close(self) -> None:
         """Give up this worker's sign of life and close the ledger."""
-        if self._lease is not None:
+        if self._lease is not None and not self._keep:
             self._lease.end()
             self._lease = None
         self.log.close()
@@ -154,13 +156,16 @@ class Runtime:
         execution, recorder = self._prepare(claim, events)
         try:
             ended = await execution.arun()
+            reach("agent-ended")
+            finish = _finish(execution, ended, recorder)
+            if finish is not None:
+                await recorder.acommit(finish)
         except BaseException:
-            await _quietly(recorder.acommit(lambda state, _: decide.release(state, None)))
+            if execution.left:
+                self._keep = True
+            else:
+                await _quietly(recorder.acommit(lambda state, _: decide.release(state, None)))
             raise
-        reach("agent-ended")
-        finish = _finish(execution, ended, recorder)
-        if finish is not None:
-            await recorder.acommit(finish)
         return self._result(execution, ended)
 
     def resume(self, run_id: str, agent: AnyAgent) -> Result:
@@ -177,16 +182,16 @@ class Runtime:
         execution, recorder = self._prepare(claim, events)
         try:
             ended = execution.run()
+            reach("agent-ended")
+            finish = _finish(execution, ended, recorder)
+            if finish is not None:
+                recorder.commit(finish)
         except BaseException:
             try:
                 recorder.commit(lambda state, _: decide.release(state, None))
             except LedgerError:
                 pass  # what is being raised says more
             raise
-        reach("agent-ended")
-        finish = _finish(execution, ended, recorder)
-        if finish is not None:
-            recorder.commit(finish)
         return self._result(execution, ended)
 
     # Looking
@@ -376,11 +381,21 @@ class _Claim:
                 f"Run {self.run_id} is a run of agent {state.agent}, not of {self.spec.name}.",
                 hint="Use another run id, or the agent that the run was started with.",
             )
+        if self.asked.given and not self.fresh:
+            self._check_same_begin(view, stream)
         self.ended = state.ended
         if not self.ended:
             alive = state.worker is not None and self._runtime._alive(state.worker)
             bodies += decide.claim(state, self._worker, owner_alive=alive, code_digest=self.spec.code_digest)
             yield from (Draft(stream=stream, body=body, step=state.step or None) for body in bodies)
+
+    def _check_same_begin(self, view: View, stream: str) -> None:
+        begun = next(view.events(stream, contents=True)).body
+        if isinstance(begun, RunCreated) and begun.initial_state != self.asked.created.initial_state:
+            raise KeyConflict(
+                f"Run {self.run_id} was begun with another initial state.",
+                hint="Leave the initial state out to go on with it, or choose another run id.",
+            )
 
 
 def stream_of(run_id: str) -> str:
@@ -397,7 +412,7 @@ def _finish(execution: Execution, ended: Ended, recorder: Recorder) -> Any:
         recorder.drop()
         return lambda state, _: decide.diverge(state, stopped)
     if stopped is not None:
-        waiting = "in doubt" if type(stopped).__name__ == "InDoubt" else None
+        waiting = "in doubt" if isinstance(stopped, InDoubt) else None
         return lambda state, _: decide.release(state, waiting)
     if ended.error is not None:
         return _failure(ended.error)

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from ledger_core.errors import BadInput
 
 _current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("agentledger_scope", default=None)
 
@@ -21,17 +24,23 @@ _current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("agentle
 class Scope:
     """A place that effects and tasks are counted in."""
 
-    __slots__ = ("_children", "_effects", "prefix", "tasks")
+    __slots__ = ("_children", "_effects", "_thread", "prefix", "tasks")
 
     def __init__(self, prefix: str = "", tasks: set[asyncio.Task[Any]] | None = None) -> None:
         self.prefix = prefix
         self.tasks: set[asyncio.Task[Any]] = set() if tasks is None else tasks
         """All tasks of the run, shared by its scopes."""
+        self._thread = threading.get_ident()
         self._effects = 0
         self._children: Counter[str] = Counter()
 
     def path(self) -> str:
-        """The path of the next effect."""
+        """The path of the next effect; raises `BadInput` in another thread, whose order nobody could repeat."""
+        if threading.get_ident() != self._thread:
+            raise BadInput(
+                "The context was used in another thread than its agent's.",
+                hint="Use it in the agent's function and in tasks that it creates; tools may use threads.",
+            )
         self._effects += 1
         return f"{self.prefix}{self._effects}"
 

@@ -18,7 +18,7 @@ from ledger_core.runtime.agent import FILE_MARK, AgentSpec
 
 def load(target: str) -> AgentSpec:
     """The agent that `target` names; raises `BadInput`."""
-    place, _, name = target.partition(":") if ".py" not in target else _split_file(target)
+    place, _, name = target.rpartition(":") if ":" in target else (target, "", "")
     module = _from_file(Path(place)) if place.endswith(".py") else _from_module(place)
     agents: dict[str, AgentSpec] = {
         key: value.__agentledger_agent__
@@ -43,11 +43,6 @@ def recorded(entry_point: str | None, origin: str | None) -> str | None:
     if not file.endswith(".py"):
         return entry_point
     return f"{origin}:{name}" if origin is not None else None
-
-
-def _split_file(target: str) -> tuple[str, str, str]:
-    file, dot, name = target.rpartition(".py")
-    return file + dot, ":", name.removeprefix(":")
 
 
 def _from_file(path: Path) -> ModuleType:

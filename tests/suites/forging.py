@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +83,17 @@ def facts_in(data: bytes) -> bytes:
     return data[chain.FACTS_AT : chain.FACTS_AT + chain.unpack(data).facts_size]
 
 
-def rechained(records: list[bytes]) -> dict[bytes, bytes]:
-    """Records renumbered and linked anew from the first to the last, as one who owns the file can."""
+def rechained(records: list[bytes], wrong: dict[int, dict[str, Any]] | None = None) -> dict[bytes, bytes]:
+    """Records renumbered and linked anew from the first to the last, but for fields that are `wrong` at some seqs."""
     done: dict[bytes, bytes] = {}
     before = chain.unpack(records[0]).prev_hash
     streams: dict[int, tuple[int, int, bytes]] = {}
     for seq, data in enumerate(records, 1):
         number = chain.unpack(data).stream
         last = streams.get(number, (0, 0, chain.NO_HASH))
-        place = {"seq": seq, "prev_hash": before, "stream_seq": last[1] + 1}
-        data = seal(data, **place, stream_prev_seq=last[0], stream_prev_hash=last[2])
+        links = {"seq": seq, "prev_hash": before, "stream_seq": last[1] + 1}
+        links |= {"stream_prev_seq": last[0], "stream_prev_hash": last[2], **(wrong or {}).get(seq, {})}
+        data = seal(data, **links)
         before = data[:HASH_SIZE]
         streams[number] = (seq, last[1] + 1, before)
         done[seq.to_bytes(8, "big")] = data
@@ -101,13 +101,16 @@ def rechained(records: list[bytes]) -> dict[bytes, bytes]:
 
 
 def indexed(rows: Rows) -> Rows:
-    """The rows of the index that records account for, made anew."""
-    index = {key: value for key, value in rows[Tree.INDEX].items() if key[:1] not in (b"h", b"p")}
+    """The rows of the index that records account for, made anew: ends of streams and waypoints."""
+    made = {key: value for key, value in rows[Tree.INDEX].items() if key[:1] not in (b"h", b"p")}
+    firsts: dict[int, bytes] = {}
     for key, data in rows[Tree.EVENTS].items():
         header = chain.unpack(data)
-        index[b"p" + struct.pack(">QQ", header.stream, header.stream_seq)] = key
-        index[b"h" + struct.pack(">Q", header.stream)] = key + struct.pack(">Q", header.stream_seq) + data[:HASH_SIZE]
-    return [rows[Tree.EVENTS], rows[Tree.BLOBS], index]
+        first = firsts.setdefault(header.stream, key)
+        made[b"h" + seq(header.stream)] = first + key + seq(header.stream_seq) + data[:HASH_SIZE]
+        if header.stream_seq % 256 == 0:
+            made[b"p" + seq(header.stream) + seq(header.stream_seq)] = key
+    return [rows[Tree.EVENTS], rows[Tree.BLOBS], made]
 
 
 def seq(number: int) -> bytes:
