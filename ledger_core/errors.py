@@ -91,6 +91,14 @@ class Forked(LedgerError):
     """An open ledger crossed a fork; LMDB forbids its use in the child."""
 
 
+def forked() -> Forked:
+    """The error of every use in a child."""
+    return Forked(
+        "This ledger was opened before a fork and cannot be used in the child.",
+        hint="Start workers as processes of their own (spawn), or open the ledger after the fork only.",
+    )
+
+
 class Closed(LedgerError):
     """The ledger was closed."""
 

@@ -33,9 +33,9 @@ def demo(settings: Settings, directory: Path) -> None:
 
     tell("1. An agent with a real effect")
     tell(
-        "A ticket service runs on loopback, with SQLite behind it. It stores whatever it is sent, even twice. An agent "
-        f"in a process of its own reads {len(tour.reports)} bug reports and files a ticket for each. When ticket {SLOW} "
-        "is stored, the service is slow to answer; at that moment the agent's process is killed with SIGKILL."
+        "A ticket service runs on loopback, with SQLite behind it. It stores whatever it is sent, even twice. "
+        f"An agent in a process of its own reads {len(tour.reports)} bug reports and files a ticket for each. "
+        f"When ticket {SLOW} is stored, the service is slow to answer; at that moment the agent's process is killed with SIGKILL."
     )
     with steps.service(database, SLOW) as url:
         steps.kill_in_the_middle(tour, url, reports)
@@ -50,8 +50,8 @@ def demo(settings: Settings, directory: Path) -> None:
         steps.recover(tour, url, reports)
     tell("3. Recovered")
     tell(
-        f"The same command again: agentledger run {steps.TARGET} --run-id {steps.RUN}. The code ran from its beginning, "
-        "and what was recorded came back from the log. The open intent was not retried: its tool's verify hook asked "
+        f"The same command again: agentledger run {steps.TARGET} --run-id {steps.RUN}. The code ran from its "
+        "beginning, and what was recorded came back from the log. The open intent was not retried: its tool's verify hook asked "
         f"the service by idempotency key, found the ticket, and the run went on ({tour.run_seconds:.1f} s in all). "
         "Every report has exactly one ticket:"
     )
@@ -63,8 +63,8 @@ def demo(settings: Settings, directory: Path) -> None:
     tell("4. Verified")
     tell(
         f"Every record, content and blob was hashed again, and both chains were followed: {sums.events} events, "
-        f"{sums.streams} streams, {sums.contents} contents, {sums.blobs} blobs, {len(tour.verified.findings)} findings. "
-        f"The head is {str(tour.verified.head)[:24]}…; keep one elsewhere, and no history can be rewritten unseen."
+        f"{sums.streams} streams, {sums.contents} contents, {sums.blobs} blobs, "
+        f"{len(tour.verified.findings)} findings. The head is {str(tour.verified.head)[:24]}…; keep one elsewhere, and no history can be rewritten unseen."
     )
     tell("5. Replayed")
     tell(

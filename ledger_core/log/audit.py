@@ -98,9 +98,10 @@ def _first(data: bytes, ledger: LedgerId) -> Iterator[Finding]:
 def _opens(reader: Reader, seq: Seq, number: StreamNo) -> bool:
     """Whether the event at `seq` is the first of the stream."""
     data = reader.get(Tree.EVENTS, index.seq_key(seq))
-    if data is None or len(data) < chain.FACTS_AT:
+    try:
+        header = chain.unpack(data or b"")
+    except Damaged:
         return False
-    header = chain.unpack(data)
     return (header.stream, header.stream_seq) == (number, 1)
 
 

@@ -8,21 +8,21 @@ waits for the commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ledger_core import chain
 from ledger_core.chain import CLOSES, CRITICAL, FORMAT, NO_HASH, OPENS, STORES, TAGGED, Sealed
 from ledger_core.clock import Clock
-from ledger_core.errors import Refused
-from ledger_core.events import Body, Unknown
+from ledger_core.errors import BadInput, Refused
+from ledger_core.events import REGISTRY, Body, Unknown
 from ledger_core.events.base import content_of, key_tags
 from ledger_core.failpoints import reach
 from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq, check_stream
 from ledger_core.log import blobs, content, index, record
-from ledger_core.log.cipher import Cipher, Nonces
+from ledger_core.log.cipher import TAG_SIZE, Cipher, Nonces
 from ledger_core.log.index import StreamHead
-from ledger_core.log.reading import Reading
+from ledger_core.log.reading import Ciphers, Reading
 from ledger_core.log.record import Draft, Event
 from ledger_core.log.store import Tree, Writer
 
@@ -54,6 +54,7 @@ class Batch:
         self._heads: dict[StreamNo, StreamHead] = {}
         self._new: dict[StreamNo, Cipher] = {}
         self._found: dict[StreamNo, StreamHead | None] = {}
+        self._seen: Ciphers = {}
         self._streams: int | None = None
         self.first: StreamHead | None = None
         """The first event that this batch sealed: to ask for, if nobody knows whether it was committed."""
@@ -94,6 +95,7 @@ class Batch:
         extra: dict[str, Any] = {}
         tags = key_tags(body)
         flags = _flags(body) | TAGGED if tags else _flags(body)
+        _check(body, tags)
         number = self._number(draft.stream)
         if number is None:
             number, flags = self._new_stream(draft.stream), flags | OPENS
@@ -142,7 +144,7 @@ class Batch:
         stored: list[blobs.Commitment] = []
         if not inside:
             return b"", stored
-        cipher = self._new.get(number) or self._reading.cipher(self._writer, number)
+        cipher = self._new.get(number) or self._reading.cipher(self._writer, number, self._seen)
         if cipher is None:
             raise Refused(
                 f"The key of {draft.stream} was destroyed or is not here: nothing more can be said in it.",
@@ -183,6 +185,14 @@ class Batch:
             header = record.checked_header(value, index.parse_seq(key))
             return header.seq, chain.stored_hash(value), header.time_ns
         return Seq(0), chain.genesis(ledger), 0
+
+
+def _check(body: Body, tags: Sequence[bytes]) -> None:
+    """Refuse what could be written and not be read again as what it was."""
+    if any(len(tag) != TAG_SIZE for tag in tags):
+        raise BadInput(f"A key's tag has {TAG_SIZE} bytes.")
+    if isinstance(body, Unknown) and (kind := REGISTRY.get(body.type)) is not None and body.version <= kind.version:
+        raise BadInput(f"{body.type} version {body.version} is known, and has a class of its own.")
 
 
 def _flags(body: Body) -> int:

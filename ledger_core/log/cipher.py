@@ -24,6 +24,7 @@ OVERHEAD: Final = 12 + 16
 _NONCE: Final = 12
 _POOL: Final = 64
 ID_SIZE: Final = 16
+TAG_SIZE: Final = 32
 CHECK_SIZE: Final = 8
 
 

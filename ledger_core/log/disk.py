@@ -46,6 +46,8 @@ def read_meta(directory: Path) -> Meta | None:
         raise CannotOpen(f"{path} is a directory; it should be a file.") from None
     except PermissionError:
         raise CannotOpen(f"{path} may not be read by this user.", hint="Check the owner of the ledger.") from None
+    if not head:
+        return None  # made, and never begun
     metas = []
     for offset in (0, _page_size(head)):
         if offset is not None and len(head) >= offset + _META.size:

@@ -27,6 +27,8 @@ _PATIENCE: Final = 5.0
 """Seconds after which a follower looks without having been called: the price of a bell that failed."""
 _SHORTEST: Final = 0.001
 _LONGEST: Final = 0.020
+_LOOKS: Final = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+"""Pauses between looks after a ring: LMDB lets readers see a commit a moment after it has written the meta page."""
 _IN_MODIFY: Final = 0x2
 _IN_CLOEXEC_NONBLOCK: Final = os.O_CLOEXEC | os.O_NONBLOCK
 _EVENT: Final = struct.Struct("iIII")
@@ -50,9 +52,12 @@ class Bell:
             if self._descriptor is None:
                 time.sleep(min(pause, left))
                 pause = min(pause * 2, _LONGEST)
-            else:
-                select.select([self._descriptor], [], [], min(left, _PATIENCE))
+            elif select.select([self._descriptor], [], [], min(left, _PATIENCE))[0]:
                 self._drain()
+                for look in _LOOKS:
+                    if self._store.version() != seen:
+                        break
+                    time.sleep(look)
         return True
 
     async def await_(self, seen: int) -> None:
@@ -69,7 +74,12 @@ class Bell:
                 await asyncio.wait([rung], timeout=_PATIENCE)
             finally:
                 loop.remove_reader(self._descriptor)
-            self._drain()
+            if rung.done():
+                self._drain()
+                for look in _LOOKS:
+                    if self._store.version() != seen:
+                        break
+                    await asyncio.sleep(look)
 
     def _drain(self) -> None:
         assert self._descriptor is not None

@@ -9,10 +9,16 @@ of its own but the one that leads for event loops. This file does not know what 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from ledger_core.errors import Closed, forked
 
 T = TypeVar("T")
 Command = TypeVar("Command")
@@ -79,18 +85,29 @@ class Group(Generic[Command, T]):
         self._queue: Batch[Command, T] = []
         self._led = False
         self._threads: ThreadPoolExecutor | None = None
+        self._pid = os.getpid()
+        self._closed = False
 
     def run(self, command: Command) -> T:
         """Have a command done, from a thread."""
         ticket: Ticket[Command, T] = Ticket(command)
-        if not self._enqueue(ticket):
+        with _interrupts_deferred():
+            leads = self._enqueue(ticket)
+            if leads:
+                self._lead()
+        if not leads:
+            led = False
             try:
                 ticket.wait()
+                with _interrupts_deferred():
+                    led = True
+                    if ticket.leads:
+                        self._lead()
             except BaseException:
-                self._abandon(ticket)
+                if not led:
+                    with _interrupts_deferred():
+                        self._abandon(ticket)
                 raise
-        if ticket.leads:
-            self._lead()
         return ticket.outcome()
 
     async def arun(self, command: Command) -> T:
@@ -102,13 +119,28 @@ class Group(Generic[Command, T]):
         return ticket.outcome()
 
     def close(self) -> None:
-        """Let go of the thread that leads for loops."""
+        """End the waiting of what is queued, wait for what is under way, and let go of the leading thread."""
+        if os.getpid() != self._pid:
+            return
+        with self._mutex:
+            self._closed = True
+            queue, self._queue = [t for t in self._queue if not t.leads], [t for t in self._queue if t.leads]
+        for ticket in queue:
+            ticket.error, ticket.finished = Closed("This ledger was closed.", hint="Open it again."), True
+            if ticket.loop is None:
+                ticket.wake()
+            elif not ticket.loop.is_closed():
+                ticket.loop.call_soon_threadsafe(ticket.wake)
         if self._threads is not None:
             self._threads.shutdown(wait=True)
             self._threads = None
 
     def _enqueue(self, ticket: Ticket[Command, T]) -> bool:
+        if os.getpid() != self._pid:
+            raise forked()
         with self._mutex:
+            if self._closed:
+                raise Closed("This ledger was closed.", hint="Open it again.")
             self._queue.append(ticket)
             if not self._led:
                 self._led = ticket.leads = True
@@ -168,6 +200,22 @@ class Group(Generic[Command, T]):
                 following.leads = True
         if following is not None:
             self._hand_over(following)
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """In the main thread, a Ctrl-C waits until the block has ended: a lead is never lost half way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[Any] = []
+    previous = signal.signal(signal.SIGINT, lambda *what: came.append(what))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if came and callable(previous):
+            previous(*came[0])
 
 
 def _wake_all(tickets: Batch[Command, T]) -> None:

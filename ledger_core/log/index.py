@@ -26,6 +26,7 @@ from ledger_core.log.store import Reader, Tree, Writer
 
 META, HEAD, KEY, NAME, POSITION = b"\0", b"h", b"k", b"n", b"p"
 FORMAT_ROW: Final = META + b"format"
+_LONGEST_NAME: Final = 200
 _U64: Final = struct.Struct(">Q")
 _HEAD: Final = struct.Struct(">QQQ32s")
 WAYPOINT: Final = 256
@@ -87,6 +88,8 @@ def read_head(reader: Reader, stream: StreamNo) -> StreamHead | None:
 
 def find_stream(reader: Reader, name: str) -> StreamNo | None:
     """Number of the stream of that name."""
+    if len(name) > _LONGEST_NAME or not name.isascii():
+        return None  # no stream has such a name, and LMDB no such key
     row = reader.get(Tree.INDEX, name_key(name))
     return None if row is None else StreamNo(parse_seq(row))
 

@@ -13,12 +13,13 @@ This file does not know what the keys open.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from ledger_core.errors import CannotOpen, Damaged
+from ledger_core.errors import CannotOpen, Damaged, StoreFull
 from ledger_core.failpoints import reach
 from ledger_core.ids import StreamNo
 from ledger_core.log.cipher import KEY_SIZE
@@ -78,7 +79,9 @@ class KeyDirectory:
             return None
         except PermissionError:
             raise CannotOpen(f"The keys in {self._path} may not be read by this user.") from None
-        return key if len(key) == KEY_SIZE and key != _DESTROYED else None
+        if len(key) != KEY_SIZE:
+            raise Damaged(f"{page.name} is no page of keys: it was cut short.", hint="Restore keys/ from a backup.")
+        return key if key != _DESTROYED else None
 
     def draw(self, stream: StreamNo) -> bytes:
         page, offset = self._slot(stream)
@@ -107,8 +110,18 @@ class KeyDirectory:
 
     def _create(self, page: Path) -> None:
         """Write a page beside its name, sync it, and link it there: whoever comes second uses the first's."""
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = page.with_suffix(f".{os.getpid()}.new")
+        try:
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write_page(page)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StoreFull(
+                    "No room for a page of keys: the append was refused whole.", hint="Make room; the log is as it was."
+                ) from None
+            raise CannotOpen(f"{page} cannot be written: {error.strerror}.") from None
+
+    def _write_page(self, page: Path) -> None:
+        draft = page.with_suffix(f".{os.getpid()}.{os.urandom(4).hex()}.new")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with open(descriptor, "wb") as file:

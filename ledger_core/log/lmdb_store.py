@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import lmdb
 
-from ledger_core.errors import CannotOpen, Closed, Damaged, Forked, LedgerError, OutcomeUnknown, StoreFull
+from ledger_core.errors import CannotOpen, Closed, Damaged, LedgerError, OutcomeUnknown, StoreFull, forked
 from ledger_core.log import disk
 from ledger_core.log.gate import Gate
 from ledger_core.log.store import CommitUncertain, NeedsRoom, Tree
@@ -108,6 +108,7 @@ class LmdbStore:
         self._gate = Gate()
         self._pid = os.getpid()
         self._env: lmdb.Environment | None = None
+        self._closed = False
         self._trees: list[Any] = []
         self._start()
 
@@ -134,7 +135,12 @@ class LmdbStore:
             self._gate.leave()
 
     def version(self) -> int:
-        return int(self._environment().info()["last_txnid"])
+        txn = self._begin(write=False)  # not env.info(): a meta page shows a commit before readers get its version
+        try:
+            return int(txn.id())
+        finally:
+            txn.abort()
+            self._gate.leave()
 
     def grow(self) -> None:
         with self._gate.alone():
@@ -143,9 +149,9 @@ class LmdbStore:
 
     def reopen(self) -> None:
         with self._gate.alone():
-            if self._env is not None:
-                self._env.close()
-                self._env = None
+            env, self._env = self._env, None
+            if env is not None:
+                env.close()
             try:
                 self._start()
             except (LedgerError, lmdb.Error) as error:
@@ -157,12 +163,14 @@ class LmdbStore:
     def close(self) -> None:
         with _opening:
             self.users -= 1
-            if self.users > 0 or self._env is None:
+            if self.users > 0 or self._closed:
                 return
+            self._closed = True
             _open.pop(_identity(self.path), None)
             if os.getpid() == self._pid:
                 with self._gate.alone():
-                    self._env.close()
+                    if self._env is not None:
+                        self._env.close()
             self._env = None
 
     def clear_readers(self) -> int:
@@ -175,18 +183,18 @@ class LmdbStore:
 
     def _environment(self) -> lmdb.Environment:
         if os.getpid() != self._pid:
-            raise Forked(
-                "This ledger was opened before a fork and cannot be used in the child.",
-                hint="Open it again in the child, or start workers as processes of their own (spawn).",
-            )
-        if self._env is None:
+            raise forked()
+        if self._closed:
             raise Closed("This ledger was closed.", hint="Open it again.")
+        if self._env is None:  # a recovery that was itself interrupted
+            self._start()
         return self._env
 
     def _begin(self, *, write: bool) -> lmdb.Transaction:
         """Enter the gate and begin; adopts a map that another process has grown."""
         while True:
-            self._environment()
+            if os.getpid() != self._pid:
+                self._environment()
             self._gate.enter()
             try:
                 return self._environment().begin(write=write)
@@ -194,6 +202,9 @@ class LmdbStore:
                 self._gate.leave()
                 with self._gate.alone():
                     self._environment().set_mapsize(0)
+            except lmdb.PanicError:
+                self._gate.leave()
+                self.reopen()
             except lmdb.ReadonlyError:
                 self._gate.leave()
                 raise CannotOpen(f"{self.path} was opened for reading only.") from None
@@ -229,7 +240,18 @@ class LmdbStore:
             except lmdb.Error as error:
                 raise _cannot_open(self.path, error) from error
         try:
-            self._trees = [env.open_db(tree.name.lower().encode(), create=not self.readonly) for tree in Tree]
+            with env.begin() as txn:
+                names = set(txn.cursor().iternext(values=False))
+            if names and names != {tree.name.lower().encode() for tree in Tree}:
+                env.close()
+                raise Damaged(
+                    f"{self.path} is another program's LMDB file.", hint="Choose another --root; nothing was changed."
+                )
+            if not names and not self.readonly:
+                with env.begin(write=True) as txn:  # all three or none
+                    for tree in Tree:
+                        env.open_db(tree.name.lower().encode(), txn=txn)
+            self._trees = [env.open_db(tree.name.lower().encode(), create=False) for tree in Tree]
             env.reader_check()
         except lmdb.NotFoundError:
             env.close()
@@ -246,7 +268,11 @@ def open_store(path: Path, *, readonly: bool = False, map_size: int = MAP_SIZE) 
     Raises `CannotOpen` (permissions, a file in the way, a network file system, no ledger) and `Damaged`.
     """
     with _opening:
-        if readonly and not path.is_dir():
+        try:
+            missing = readonly and not path.is_dir()
+        except PermissionError:
+            raise CannotOpen(f"{path} may not be read by this user.", hint="Check the owner of the ledger.") from None
+        if missing:
             raise CannotOpen(f"There is no ledger in {path.parent}.", hint="Create one: agentledger init.")
         _make_directory(path)
         disk.refuse_network(path)

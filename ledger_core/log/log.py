@@ -208,7 +208,7 @@ class Log:
         """What makes the stream's keyed tags; None if its key is gone or the stream is not there."""
         with self._store.read() as reader:
             number = index.find_stream(reader, stream)
-            cipher = None if number is None else self._reading.cipher(reader, number)
+            cipher = None if number is None else self._reading.cipher(reader, number, {})
         return None if cipher is None else cipher.tag
 
     def key(self, stream: str) -> tuple[StreamNo, bytes] | None:
@@ -229,6 +229,15 @@ class Log:
             return found
         if readonly:
             raise CannotOpen(f"There is no ledger in {self.root} yet.", hint="Create one: agentledger init.")
+        try:
+            return self._create()
+        except CommitUncertain as error:
+            raise CannotOpen(f"The device failed while the ledger was created: {error}.") from error
+        except NeedsRoom:
+            self._store.grow()
+            return self._create()
+
+    def _create(self) -> LedgerId:
         with self._store.write() as writer:
             found = index.read_format(writer, chain.FORMAT)
             if found is None:
@@ -272,15 +281,17 @@ class Log:
         except LedgerError as error:  # no room, or damage: nothing was written, and everybody is told the same
             self._reading.reset()
             _settle(tickets, error)
-        except BaseException as interruption:  # Ctrl-C somewhere in the block: ask what became of it, then obey
-            self._find_out(batch, results, CommitUncertain(repr(interruption)))
+        except BaseException:  # Ctrl-C somewhere in the block: ask what became of it, then obey
+            self._find_out(batch, results, None)
             raise
         else:
             _finish(results)
         return [ticket for ticket in tickets if not ticket.finished]
 
-    def _find_out(self, batch: Batch | None, results: list[tuple[_Ticket, list[Event]]], why: CommitUncertain) -> None:
-        """After a failed commit: is the batch's first event in the log, or not?"""
+    def _find_out(
+        self, batch: Batch | None, results: list[tuple[_Ticket, list[Event]]], why: CommitUncertain | None
+    ) -> None:
+        """After a failed commit: is the batch's first event in the log, or not? Interrupted, others try again."""
         self._reading.reset()
         try:
             self._store.reopen()
@@ -295,7 +306,7 @@ class Log:
             return
         if committed:
             _finish(results)
-        else:
+        elif why is not None:
             _settle([ticket for ticket, _ in results], _not_written(self._store, why))
 
     def _settle_meta_pages(self) -> None:

@@ -96,13 +96,14 @@ class MemoryStore:
             self._version += 1
 
     def version(self) -> int:
+        self._check()
         return self._version
 
     def grow(self) -> None:
         raise AssertionError("memory has no map that could be full")
 
     def reopen(self) -> None:
-        raise AssertionError("memory has no device that could fail")
+        """Nothing is open that could be uncertain."""
 
     def close(self) -> None:
         self._closed = True

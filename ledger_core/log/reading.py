@@ -42,14 +42,9 @@ class Reading:
         """A key for a new stream, durable before this returns."""
         return self._remember(stream, self._keys.draw(stream))
 
-    def cipher(self, reader: Reader, stream: StreamNo) -> Cipher | None:
+    def cipher(self, reader: Reader, stream: StreamNo, seen: Ciphers) -> Cipher | None:
         """What the stream's key opens; None if it is gone, or another than the stream was begun with."""
-        if stream in self._forgotten:
-            return None
-        cipher = self._ciphers.get(stream)
-        if cipher is None and (key := self._keys.get(stream)) is not None:
-            cipher = self._remember(stream, key)
-        return cipher if cipher is not None and cipher.check == self.info(reader, stream).key_check else None
+        return self._present(stream, self.info(reader, stream), seen)
 
     def forget(self, stream: StreamNo) -> None:
         """Never again open a stream whose key is destroyed, or would be if this process might."""

@@ -85,7 +85,7 @@ def encode_facts(draft: Draft, extra: dict[str, Any]) -> bytes:
     envelope: list[Any] = [name, version, draft.actor, draft.step, draft.epoch, draft.causation, facts_of(body)]
     if extra:
         envelope.append(extra)
-    data = codec.encode_trusted(envelope)
+    data = codec.encode(envelope) if isinstance(body, Unknown) else codec.encode_trusted(envelope)
     if len(data) > chain.MAX_FACTS:
         raise BadInput(
             f"The facts of a {name} take {len(data):,} bytes; an event may have {chain.MAX_FACTS:,}.",

@@ -323,10 +323,11 @@ def index_finding(seq: int | None, stream: str | None, detail: str) -> Finding:
 def _stored(reader: Reader, seq: Seq, stream: StreamNo) -> tuple[int, StreamSeq, Hash] | None:
     """What the event at `seq` is for the one that follows it in its stream; None if it is not of that stream."""
     data = reader.get(Tree.EVENTS, index.seq_key(seq))
-    if data is None or len(data) < chain.FACTS_AT:
+    try:
+        before = chain.unpack(data or b"")
+    except Damaged:
         return None
-    before = chain.unpack(data)
-    return (before.seq, before.stream_seq, chain.stored_hash(data)) if before.stream == stream else None
+    return (before.seq, before.stream_seq, chain.stored_hash(data or b"")) if before.stream == stream else None
 
 
 def _carries(reader: Reader, seq: Seq, tag: bytes) -> bool:

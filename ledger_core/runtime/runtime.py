@@ -76,7 +76,7 @@ class Runtime:
         self._tools: dict[str, ToolSpec] = {}
         self._lease: liveness.Lease | None = None
         self._keep = False
-        """A call of the user's outlived its run: the sign of life stays until the process ends, and the call with it."""
+        """A call of the user's outlived its run: the sign of life stays until the process ends."""
         self._workers = None if log.root is None else log.root / WORKERS
 
     @classmethod
