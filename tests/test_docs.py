@@ -60,7 +60,9 @@ def test_every_divergence_code_is_documented_once():
     """Every code of the program stands in contracts/DIVERGENCE.md with its name, and no other does."""
     text = (ROOT / "contracts" / "DIVERGENCE.md").read_text(encoding="utf-8")
 
-    assert {kind.code: kind.name for kind in KINDS} == dict(re.findall(r"^\| (AL\d+) \| ([a-z ]+) \|", text, re.MULTILINE))
+    assert {kind.code: kind.name for kind in KINDS} == dict(
+        re.findall(r"^\| (AL\d+) \| ([a-z ]+) \|", text, re.MULTILINE)
+    )
 
 
 def test_every_invariant_that_is_built_is_held_by_a_test():

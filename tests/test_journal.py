@@ -41,9 +41,7 @@ def done(path: str, result: object = None) -> ToolCallCompleted:
 
 
 def failed(path: str, *, in_doubt: bool = False) -> ToolCallFailed:
-    return ToolCallFailed(
-        path=path, attempt=1, category="tool", error_type="E", in_doubt=in_doubt, message="it broke"
-    )
+    return ToolCallFailed(path=path, attempt=1, category="tool", error_type="E", in_doubt=in_doubt, message="it broke")
 
 
 def settled(path: str, outcome: str, result: object = None) -> ToolCallSettled:
@@ -90,9 +88,7 @@ def test_another_effect_at_a_path_is_a_divergence(intent, code):
     found = journal(asked("1"), done("1")).request(intent)
     assert (found.kind.code, found.seq, found.line) == (code, 1, "a.py:1")
     if code == "AL105":
-        assert [(one.at, one.recorded, one.attempted) for one in found.differences] == [
-            ("$.arguments.n", "q", "other")
-        ]
+        assert [(one.at, one.recorded, one.attempted) for one in found.differences] == [("$.arguments.n", "q", "other")]
 
 
 def test_ending_early_is_a_missing_effect():

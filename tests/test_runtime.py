@@ -117,8 +117,6 @@ def test_equal_live_recovered_and_replayed(runtime, body):
     replayed(runtime, function)
 
 
-
-
 def test_in_a_running_loop(runtime):
     """Both kinds of agents run inside a running loop, by `run` and by `arun`."""
 
@@ -201,9 +199,7 @@ def test_in_doubt_says_what_the_tool_said(runtime):
 
 def test_a_verify_hook_that_does_not_fit_cannot_tell(runtime):
     """A verify hook with other parameters leaves the write in doubt: the run waits, it does not fail."""
-    spec = ToolSpec(
-        name="w", function=lambda n: 1 / 0, side_effect="external_write", verify=lambda nope: None
-    )
+    spec = ToolSpec(name="w", function=lambda n: 1 / 0, side_effect="external_write", verify=lambda nope: None)
     with pytest.raises(InDoubt):
         runtime.run(agent(name="a", tools=[spec])(lambda ctx: ctx.call_tool("w", n=1)), run_id="r")
     assert runtime.state("r").status == "waiting"
@@ -245,7 +241,7 @@ def test_a_write_in_flight_is_never_done_twice(runtime, how):
         return 1
 
     async def body(ctx):
-        calls = [ctx.call_tool("slow")] + [ctx.call_tool("bad")] * (how == "in doubt beside it")
+        calls = [ctx.call_tool(name) for name in ("slow", "bad")[: 1 + (how == "in doubt beside it")]]
         return await asyncio.gather(*calls)
 
     specs = [
@@ -333,22 +329,12 @@ def _timeout(ctx):
     return body()
 
 
-def _no_provider(ctx):
-    async def body():
-        try:
-            return await ctx.call_model({"model": "unknown", "messages": []})
-        except BadInput:
-            return "fallback"
-
-    return body()
-
-
 def _unstorable(ctx):
     async def body():
         try:
             return ctx.capture("x", object)
-        except NotStorable:
-            return "fallback"
+        except ToolFailed as error:
+            return error.error_type
 
     return body()
 
@@ -363,7 +349,23 @@ def _cancelling(ctx):
     return body()
 
 
-@pytest.mark.parametrize("body", [_timeout, _no_provider, _unstorable, _cancelling])
+def test_a_missing_provider_stops_a_run_and_does_not_burn_it(log):
+    """A model without a provider is the caller's to mend: the run is given back, and goes on when there is one."""
+
+    async def main(ctx):
+        return await ctx.call_model({"model": "m", "messages": []})
+
+    function = agent(name="a")(main)
+    with pytest.raises(BadInput):
+        Runtime(log).run(function, run_id="r")
+    assert Runtime(log).state("r").status == "pending"
+
+    assert Runtime(log, models=lambda request: {"content": "yes"}).run(function, run_id="r").output == {
+        "content": "yes"
+    }
+
+
+@pytest.mark.parametrize("body", [_timeout, _unstorable, _cancelling])
 def test_unusual_ends_of_an_effect_replay(log, body):
     """An effect that the agent gave up, or that could not begin, comes out the same when it is replayed."""
 

@@ -35,7 +35,8 @@ def demo(settings: Settings, directory: Path) -> None:
     tell(
         "A ticket service runs on loopback, with SQLite behind it. It stores whatever it is sent, even twice. "
         f"An agent in a process of its own reads {len(tour.reports)} bug reports and files a ticket for each. "
-        f"When ticket {SLOW} is stored, the service is slow to answer; at that moment the agent's process is killed with SIGKILL."
+        f"When ticket {SLOW} is stored, the service is slow to answer; at that moment the agent's process is killed "
+        "with SIGKILL."
     )
     with steps.service(database, SLOW) as url:
         steps.kill_in_the_middle(tour, url, reports)
@@ -51,8 +52,8 @@ def demo(settings: Settings, directory: Path) -> None:
     tell("3. Recovered")
     tell(
         f"The same command again: agentledger run {steps.TARGET} --run-id {steps.RUN}. The code ran from its "
-        "beginning, and what was recorded came back from the log. The open intent was not retried: its tool's verify hook asked "
-        f"the service by idempotency key, found the ticket, and the run went on ({tour.run_seconds:.1f} s in all). "
+        "beginning, and what was recorded came back from the log. The open intent was not retried: its tool's verify "
+        f"hook asked the service by idempotency key, found the ticket, and the run went on ({tour.run_seconds:.1f} s in all). "
         "Every report has exactly one ticket:"
     )
     tell("\n".join(f"  {count} × {title}" for title, count in sorted(tour.tickets.items())))
@@ -64,7 +65,8 @@ def demo(settings: Settings, directory: Path) -> None:
     tell(
         f"Every record, content and blob was hashed again, and both chains were followed: {sums.events} events, "
         f"{sums.streams} streams, {sums.contents} contents, {sums.blobs} blobs, "
-        f"{len(tour.verified.findings)} findings. The head is {str(tour.verified.head)[:24]}…; keep one elsewhere, and no history can be rewritten unseen."
+        f"{len(tour.verified.findings)} findings. The head is {str(tour.verified.head)[:24]}…; keep one elsewhere, "
+        "and no history can be rewritten unseen."
     )
     tell("5. Replayed")
     tell(

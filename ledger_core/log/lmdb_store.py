@@ -188,6 +188,7 @@ class LmdbStore:
             raise Closed("This ledger was closed.", hint="Open it again.")
         if self._env is None:  # a recovery that was itself interrupted
             self._start()
+        assert self._env is not None
         return self._env
 
     def _begin(self, *, write: bool) -> lmdb.Transaction:

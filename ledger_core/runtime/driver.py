@@ -272,6 +272,7 @@ class AsyncDriver:
         with scope.outside():
             task = self._loop.create_task(_inside(root, main))
         self._tasks.add(task)
+        task.add_done_callback(_seen)
         try:
             await asyncio.wait({task, self._halted}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -313,8 +314,7 @@ class AsyncDriver:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._working.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen: nobody may be left who waits for it
+        _seen(task)
 
     def _called(self, _: object) -> None:
         self._calls -= 1
@@ -396,6 +396,12 @@ class AsyncDriver:
                 turn.waiter.set_result(None)
             return True
         return False
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Look at a task's error: nobody may be left who waits for it, and asyncio would complain at its end."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _contained(function: Callable[..., Any], args: Any, keywords: Any) -> tuple[Any, Exception | None]:
