@@ -86,7 +86,8 @@ def replay(base: Path) -> list[Row]:
             result = runtime.run(what)
             (taken,) = in_turns(3, lambda: strict_replay(runtime, result.run_id, agent_of(what)))
             name = "async" if what is reader else "sync"
-            rows.append(Row(f"replay of an {name} run, to 20,000 effects a second", 5000 / taken / 20_000, "≥ 1", rate(5000, taken)))
+            ratio = 5000 / taken / 20_000
+            rows.append(Row(f"replay of an {name} run, to 20,000 effects a second", ratio, "≥ 1", rate(5000, taken)))
     return rows
 
 

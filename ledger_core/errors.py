@@ -95,7 +95,7 @@ def forked() -> Forked:
     """The error of every use in a child."""
     return Forked(
         "This ledger was opened before a fork and cannot be used in the child.",
-        hint="Start workers as processes of their own (spawn), or open the ledger after the fork only.",
+        hint="Open it again in the child, after closing this one, or start workers as processes of their own (spawn).",
     )
 
 

@@ -55,6 +55,7 @@ def test_canonical_bytes_do_not_depend_on_order(value: dict[str, Any], chance: A
     assert list(decoded) == sorted(decoded, key=lambda key: key.encode())
 
 
+@pytest.mark.invariant(3)
 @given(st.binary(max_size=40))
 def test_bytes_are_canonical_or_damaged(data: bytes) -> None:
     """Any bytes are the encoding of a value, or `Damaged`: nothing else is accepted, nothing else is raised."""

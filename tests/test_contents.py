@@ -152,6 +152,7 @@ def test_words_are_nowhere_and_a_forgotten_key_neither(lmdb_log: Log) -> None:
     assert 2 == number
 
 
+@pytest.mark.invariant(21)
 def test_forgetting_takes_the_contents_and_leaves_the_facts(log: Log) -> None:
     """A forgotten stream keeps its facts, places and hashes; its contents are `FORGOTTEN`, and no more can be said."""
     log.append(note("s", "word"), note("t", "other"), say("s", ["a"]))

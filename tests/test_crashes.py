@@ -99,6 +99,7 @@ def _findings(root: Path, findings) -> list:
         store.close()
 
 
+@pytest.mark.invariant(12)
 @pytest.mark.parametrize("agent", ["forty", "forty_in_a_row"])
 def test_killed_everywhere_and_again_while_recovering(agent, tmp_path, nursery, service, findings):
     """Wherever it is killed, and killed again, the run comes to the same state, with each outside write once."""

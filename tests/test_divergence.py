@@ -253,6 +253,7 @@ async def _execute(ctx, program):
     return [number for number, task in enumerate(tasks) if task in first]
 
 
+@pytest.mark.invariant(11)
 @settings(max_examples=60, deadline=None)
 @given(_programs, st.integers(0, 1000))
 def test_random_programs_never_diverge(program, seed):

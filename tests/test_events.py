@@ -142,6 +142,7 @@ def test_a_body_is_frozen_and_named(name: str) -> None:
         kind.cls(nothing_like_this=1)
 
 
+@pytest.mark.invariant(9)
 def test_an_unknown_type_is_kept(log: Log) -> None:
     """A type, or a version, that this program does not know is kept with its facts, and read as `Unknown`."""
     log.append(

@@ -105,6 +105,7 @@ UNFIT: dict[str, Callable[[], Draft]] = {
 }
 
 
+@pytest.mark.invariant(10)
 @pytest.mark.parametrize("what", UNFIT)
 def test_an_append_is_all_or_nothing(log: Log, what: str) -> None:
     """A draft that cannot be stored is a `BadInput`, and takes the drafts beside it with it: nothing is written."""

@@ -56,6 +56,7 @@ print(sorted(values.values()))
 )
 
 
+@pytest.mark.invariant(1)
 def test_four_writers_a_tail_and_a_verifier(tmp_path: Path, python: Any) -> None:
     """Four processes append, one tails, one verifies: 20,001 gapless events, each seen once, in order; no finding."""
     tail = python.start(TAIL, tmp_path)
@@ -90,6 +91,7 @@ with Log.open(sys.argv[1]) as log:
 )
 
 
+@pytest.mark.invariant(12)
 def test_killed_writers_lose_nothing_acknowledged(tmp_path: Path, python: Any) -> None:
     """Writers killed at random moments: what each had acknowledged is there, whole, and the next goes on at once."""
     moments = random.Random(7)

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from agentledger import BadInput, InDoubt, NoEffect, NotStorable, Refused, Runtime, ToolFailed, ToolSpec, agent, tool
+from agentledger import BadInput, InDoubt, NoEffect, Refused, Runtime, ToolFailed, ToolSpec, agent, tool
 from ledger_core.errors import Fenced
 from ledger_core.runtime.agent import agent_of
 from ledger_core.runtime.runtime import stream_of
@@ -160,6 +160,7 @@ def test_arguments_are_recorded_as_they_were(runtime):
     assert [body.arguments for body in bodies(runtime, "tool_call_requested")] == [{"rows": [1]}]
 
 
+@pytest.mark.invariant(16)
 @pytest.mark.parametrize("verdict", ["found", "no effect", "cannot tell"])
 def test_a_write_in_doubt_is_settled_by_verify(runtime, verdict):
     """A failed outside write is what its verify hook says, or waits and is settled by a later resume."""
@@ -205,6 +206,7 @@ def test_a_verify_hook_that_does_not_fit_cannot_tell(runtime):
     assert runtime.state("r").status == "waiting"
 
 
+@pytest.mark.invariant(16)
 def test_a_write_in_doubt_is_not_retried_as_a_read(runtime):
     """A tool redeclared as harmless does not repeat the outside write that is in doubt."""
     calls = []
@@ -480,6 +482,7 @@ def test_a_state_keeps_its_types(runtime):
     assert runtime.run(function, initial_state={"k": [1]}).state["k"][0] is True
 
 
+@pytest.mark.invariant(13)
 def test_a_fenced_worker_changes_nothing(runtime):
     """A worker whose epoch is over is stopped at its next durable call, and the later owner's run goes on."""
     other = Runtime(runtime.log)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
 import needs
+import pytest
 
 AGENTS = """
 import sys

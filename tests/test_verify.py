@@ -64,6 +64,7 @@ KINDS = {
 }
 
 
+@pytest.mark.invariant(4)
 @pytest.mark.parametrize("tree", Tree, ids=lambda tree: tree.name.lower())
 @pytest.mark.parametrize("part", ["key", "value"])
 def test_every_flipped_byte_is_found(small: Log, findings: Any, tree: Tree, part: str) -> None:
@@ -171,6 +172,7 @@ FORGED: dict[str, tuple[Forgery, str, int]] = {
 }
 
 
+@pytest.mark.invariant(2)
 @pytest.mark.parametrize("what", FORGED)
 def test_a_forged_order_is_found(small: Log, ledger: Path, findings: Any, what: str) -> None:
     """Events removed, swapped, repeated or altered are found, with the place where it shows; by child processes too."""

@@ -53,8 +53,8 @@ def demo(settings: Settings, directory: Path) -> None:
     tell(
         f"The same command again: agentledger run {steps.TARGET} --run-id {steps.RUN}. The code ran from its "
         "beginning, and what was recorded came back from the log. The open intent was not retried: its tool's verify "
-        f"hook asked the service by idempotency key, found the ticket, and the run went on ({tour.run_seconds:.1f} s in all). "
-        "Every report has exactly one ticket:"
+        "hook asked the service by idempotency key, found the ticket, and the run went on "
+        f"({tour.run_seconds:.1f} s in all). Every report has exactly one ticket:"
     )
     tell("\n".join(f"  {count} × {title}" for title, count in sorted(tour.tickets.items())))
     steps.prove(tour)

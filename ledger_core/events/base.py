@@ -190,13 +190,13 @@ def _checked(hints: Mapping[str, Any], fields: list[attrs.Attribute[Any]]) -> li
 def _validator(hint: Any) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     """A check of a fact against its annotation: exact types, so that no subclass slips past the encoding."""
     plain, literals = _plain_types(hint)
-    inner = {t for part in typing.get_args(hint) for t in _plain_types(part)[0]} if dict in plain else set()
+    inner = [_plain_types(part)[0] for part in typing.get_args(hint)] if dict in plain else []
 
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if type(value) not in plain or (literals and value is not None and value not in literals):
             wanted = ", ".join(map(repr, literals)) or " or ".join(t.__name__ for t in plain)
             raise BadInput(f"{field.name} is {value!r:.100}; it must be {wanted}.")
-        if inner and value and not (inner >= {*map(type, value), *map(type, value.values())}):
+        if inner and not all(type(k) in inner[0] and type(v) in inner[1] for k, v in value.items()):
             raise BadInput(f"{field.name} is {value!r:.100}; it must be a map of text to numbers.")
 
     return check
