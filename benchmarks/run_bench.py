@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import venv
@@ -95,7 +96,7 @@ SEED = f"""
 import sys, time
 from agentledger import Runtime, agent
 runtime = Runtime.local(sys.argv[1])
-@runtime.tool(name="issues.create", side_effect="external_write", idempotency_required=True)
+@runtime.tool(name="issues.create", side_effect="external_write", idempotency=True)
 def create(ctx, request):
     return {{"external_id": request["title"]}}
 @agent(role="Writer")
@@ -125,7 +126,11 @@ def seed(base: Path) -> list[Row]:
             (taken,) = in_turns(5, lambda: runtime.run(writer))
             ours.append(taken)
             ran = subprocess.run(
-                [python, base / "seed.py", base / f"seed-{number}"], check=False, capture_output=True, text=True
+                [python, base / "seed.py", base / f"seed-{number}"],
+                check=False,
+                capture_output=True,
+                text=True,
+                env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             )
             if ran.returncode:
                 sys.exit(ran.stderr)

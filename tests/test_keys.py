@@ -74,7 +74,8 @@ class TestDirectory(KeysSuite):
         keys.draw(StreamNo(1))
         next((tmp_path / "keys").iterdir()).write_bytes(damage)
 
-        for use in (keys.get, keys.draw, keys.destroy):
+        anew = KeyDirectory(tmp_path / "keys")
+        for use in (anew.get, anew.draw, anew.destroy):
             with pytest.raises(Damaged, match="no page of keys"):
                 use(StreamNo(3))
 
@@ -85,4 +86,4 @@ class TestDirectory(KeysSuite):
         page.write_bytes(page.read_bytes()[:2000])
 
         with pytest.raises(Damaged):
-            keys.get(StreamNo(1000))
+            KeyDirectory(tmp_path / "keys").get(StreamNo(1000))

@@ -29,7 +29,7 @@ CHECK_SIZE: Final = 8
 
 
 class Nonces:
-    """Random nonces for one transaction, drawn from the system 64 at a time.
+    """Random nonces for one transaction, drawn from the system a few at a time, and more each time.
 
     Made anew for every transaction, so that a copied process (a fork, a snapshot of a machine) hardly ever has any left
     that its twin would use as well.
@@ -37,11 +37,13 @@ class Nonces:
 
     def __init__(self) -> None:
         self._pool: list[bytes] = []
+        self._next = 1
 
     def draw(self) -> bytes:
         """One nonce, used once."""
         if not self._pool:
-            drawn = os.urandom(_NONCE * _POOL)
+            drawn = os.urandom(_NONCE * self._next)
+            self._next = min(2 * self._next, _POOL)
             self._pool = [drawn[at : at + _NONCE] for at in range(0, len(drawn), _NONCE)]
         return self._pool.pop()
 

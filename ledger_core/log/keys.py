@@ -14,6 +14,7 @@ This file does not know what the keys open.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from ledger_core.log.disk import sync_directory
 
 SLOTS: Final = 1024
 _MAGIC: Final = b"AgentLedger keys format 1\n".ljust(32, b"\0")
+_PAGE: Final = len(_MAGIC) + SLOTS * KEY_SIZE
 _DESTROYED: Final = bytes(KEY_SIZE)
 
 
@@ -63,24 +65,23 @@ class MemoryKeys:
 
 
 class KeyDirectory:
-    """Keys in a directory of pages, readable by their owner only."""
+    """Keys in a directory of pages, readable by their owner only.
+
+    Pages are mapped once and stay mapped: a key is looked up for every append, and another process's destroying of it
+    shows in the map at once.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._maps: dict[int, mmap.mmap] = {}
 
     def get(self, stream: StreamNo) -> bytes | None:
-        page, offset = self._slot(stream)
-        try:
-            with open(page, "rb", buffering=0) as file:
-                key = os.pread(file.fileno(), KEY_SIZE, offset)
-                if os.pread(file.fileno(), len(_MAGIC), 0) != _MAGIC:
-                    raise Damaged(f"{page.name} is no page of keys.", hint="Restore keys/ from a backup.")
-        except FileNotFoundError:
+        number, slot = divmod(stream - 1, SLOTS)
+        page = self._maps.get(number) or self._map(number)
+        if page is None:
             return None
-        except PermissionError:
-            raise CannotOpen(f"The keys in {self._path} may not be read by this user.") from None
-        if len(key) != KEY_SIZE:
-            raise Damaged(f"{page.name} is no page of keys: it was cut short.", hint="Restore keys/ from a backup.")
+        at = len(_MAGIC) + slot * KEY_SIZE
+        key = page[at : at + KEY_SIZE]
         return key if key != _DESTROYED else None
 
     def draw(self, stream: StreamNo) -> bytes:
@@ -103,6 +104,23 @@ class KeyDirectory:
     def empty(self) -> bool:
         """Whether no page was ever drawn here."""
         return not self._slot(StreamNo(1))[0].exists()
+
+    def _map(self, number: int) -> mmap.mmap | None:
+        path = self._path / f"{number:08}.keys"
+        try:
+            with open(path, "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != _PAGE or file.read(len(_MAGIC)) != _MAGIC:
+                    raise Damaged(
+                        f"{path.name} is no page of keys: it was cut short, or is another file.",
+                        hint="Restore keys/ from a backup.",
+                    )
+                page = self._maps[number] = mmap.mmap(file.fileno(), _PAGE, prot=mmap.PROT_READ)
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            raise CannotOpen(f"The keys in {self._path} may not be read by this user.") from None
+        return page
 
     def _slot(self, stream: StreamNo) -> tuple[Path, int]:
         number, slot = divmod(stream - 1, SLOTS)

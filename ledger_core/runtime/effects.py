@@ -269,7 +269,7 @@ class Effects:
         """A proposed change of the state; returns it as it is recorded."""
         self._check_open()
         plain: dict[str, Any] = codec.roundtrip(patch)
-        tag = self._tag(codec.canonical(plain))
+        tag = self._tag(codec.canonical_trusted(plain))
         intent = Intent(path=place[0], kind="patch", name="", request=tag, document=plain, line=place[1])
         if self._immediate(intent) is None:
             self._ride(StatePatchProposed(path=place[0], request=tag, patch=plain))
@@ -298,7 +298,7 @@ class Effects:
         )
 
     def _intent(self, place: Place, kind: str, name: str, document: Any) -> Intent:
-        tag = self._tag(codec.canonical([kind, name, document]))
+        tag = self._tag(codec.canonical_trusted([kind, name, document]))
         return Intent(path=place[0], kind=kind, name=name, request=tag, document=document, line=place[1])
 
     def _compared(self, intent: Intent) -> Entry | None:

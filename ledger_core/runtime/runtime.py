@@ -166,7 +166,7 @@ class Runtime:
             else:
                 await _quietly(recorder.acommit(lambda state, _: decide.release(state, None)))
             raise
-        return self._result(execution, ended)
+        return self._result(execution, recorder, ended)
 
     def resume(self, run_id: str, agent: AnyAgent) -> Result:
         """Go on with a run that lost its worker or waits. Raises `NotFound`."""
@@ -192,7 +192,7 @@ class Runtime:
             except LedgerError:
                 pass  # what is being raised says more
             raise
-        return self._result(execution, ended)
+        return self._result(execution, recorder, ended)
 
     # Looking
 
@@ -291,14 +291,18 @@ class Runtime:
             clock=self.log.clock,
         )
 
-    def _result(self, execution: Execution, ended: Ended) -> Result:
-        """The result of an execution whose end is in the log; raises what stopped it."""
+    def _result(self, execution: Execution, recorder: Recorder, ended: Ended) -> Result:
+        """The result of an execution whose end is in the log, as `result` would read it; raises what stopped it."""
         stopped = ended.stopped
         if isinstance(stopped, Divergence):
             raise stopped.error()
         if isinstance(stopped, BaseException):
             raise stopped
-        return self.result(execution.run_id)
+        if recorder.state.status != "completed":
+            return self.result(execution.run_id)
+        document = merge(execution.state, diff(execution.state, ended.state))
+        output = codec.roundtrip(ended.output)
+        return Result(run_id=execution.run_id, status="completed", output=output, state=document)
 
 
 @attrs.frozen(kw_only=True)
