@@ -100,14 +100,15 @@ runtime = Runtime.local(sys.argv[1])
 def create(ctx, request):
     return {{"external_id": request["title"]}}
 @agent(role="Writer")
-def writer(ctx):
+async def writer(ctx):
     for number in range({CALLS}):
-        ctx.call_tool("issues.create", {{"title": f"issue {{number}}", "_logical_operation": f"op {{number}}"}})
+        await ctx.call_tool("issues.create", {{"title": f"issue {{number}}", "_logical_operation": f"op {{number}}"}})
     return {CALLS}
 best = 1e9
 for _ in range(5):
     start = time.perf_counter()
     result = runtime.run(writer)
+    assert result.ok, result
     best = min(best, time.perf_counter() - start)
 print(best)
 """

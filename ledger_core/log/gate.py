@@ -18,11 +18,12 @@ class Gate:
         self._changed = Condition(Lock())
         self._inside = 0
         self._alone = False
+        self._emptying = False
 
     def enter(self) -> None:
         """Pass beside others; pair with `leave`."""
         with self._changed:
-            while self._alone:
+            while self._alone or self._emptying:
                 self._changed.wait()
             self._inside += 1
 
@@ -30,7 +31,21 @@ class Gate:
         """The inverse of `enter`."""
         with self._changed:
             self._inside -= 1
-            if self._alone:
+            if self._alone or self._emptying:
+                self._changed.notify_all()
+
+    @contextmanager
+    def emptied(self) -> Iterator[None]:
+        """For the one writer, who is inside: newcomers stay out, and everybody else has left."""
+        with self._changed:
+            self._emptying = True
+            while self._inside > 1:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._emptying = False
                 self._changed.notify_all()
 
     @contextmanager

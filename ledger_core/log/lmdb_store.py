@@ -6,6 +6,8 @@ LMDB's own rules, and where they are held:
 - a huge sparse map, so that it practically never fills; `grow` is the fallback, alone behind a gate;
 - a map that another process grew is adopted, behind the same gate;
 - no transaction and no buffer escapes its block; a write transaction stays on its thread;
+- a write transaction is aborted when no reader of this process is inside: py-lmdb waits for a moment without any
+  operation under way, and readers in a row would never give it one;
 - a dead process's reader slots are cleared at open and by `clear_readers`;
 - the file's size is checked against its own meta pages before it is mapped (`disk`);
 - an error at commit poisons the environment: `reopen` closes it and starts from what the device holds.
@@ -106,6 +108,7 @@ class LmdbStore:
         self.users = 0
         self._map_size = map_size
         self._gate = Gate()
+        self._writing = Lock()
         self._pid = os.getpid()
         self._env: lmdb.Environment | None = None
         self._closed = False
@@ -123,16 +126,18 @@ class LmdbStore:
 
     @contextmanager
     def write(self) -> Iterator[LmdbWriter]:
-        txn = self._begin(write=True)
-        try:
+        with self._writing:
+            txn = self._begin(write=True)
             try:
-                yield LmdbWriter(txn, self._trees)
-            except BaseException:
-                txn.abort()
-                raise
-            _commit(txn)
-        finally:
-            self._gate.leave()
+                try:
+                    yield LmdbWriter(txn, self._trees)
+                except BaseException:
+                    with self._gate.emptied():
+                        txn.abort()
+                    raise
+                _commit(txn)
+            finally:
+                self._gate.leave()
 
     def version(self) -> int:
         txn = self._begin(write=False)  # not env.info(): a meta page shows a commit before readers get its version
