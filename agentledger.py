@@ -31,7 +31,8 @@ from ledger_core.governance.tool import ToolSpec, tool
 from ledger_core.log.log import Log
 from ledger_core.runtime.agent import agent
 from ledger_core.runtime.context import AgentContext, SyncContext
-from ledger_core.runtime.runtime import Result, Runtime, arun, run
+from ledger_core.runtime.recorded import Result
+from ledger_core.runtime.runtime import Runtime, arun, run
 
 __all__ = [
     "AgentContext",

@@ -20,7 +20,8 @@ from ledger_core.run.patch import diff, merge
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.effects import normalised
 from ledger_core.runtime.execute import Ended, in_own_thread
-from ledger_core.runtime.runtime import RunRecord, Runtime, stream_of
+from ledger_core.runtime.recorded import RunRecord, stream_of
+from ledger_core.runtime.runtime import Runtime
 
 
 @attrs.frozen(kw_only=True)

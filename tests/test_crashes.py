@@ -17,7 +17,8 @@ from cli.tour.service import serve
 from ledger_core.events.effect import ToolCallCompleted, ToolCallRequested, ToolCallSettled
 from ledger_core.log.lmdb_store import open_store
 from ledger_core.log.log import STORE, Log
-from ledger_core.runtime.runtime import Runtime, stream_of
+from ledger_core.runtime.recorded import stream_of
+from ledger_core.runtime.runtime import Runtime
 from ledger_core.runtime.target import load
 from replay.strict import replay
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from agentledger import Diverged, Runtime, agent, tool
 from cli.tour.service import serve
 from ledger_core.runtime.agent import agent_of
-from ledger_core.runtime.runtime import RunRecord, stream_of
+from ledger_core.runtime.recorded import RunRecord, stream_of
 from ledger_core.runtime.target import load
 from replay import strict
 

@@ -11,7 +11,7 @@ import pytest
 from agentledger import BadInput, InDoubt, NoEffect, Refused, Runtime, ToolFailed, ToolSpec, agent, tool
 from ledger_core.errors import Fenced
 from ledger_core.runtime.agent import agent_of
-from ledger_core.runtime.runtime import stream_of
+from ledger_core.runtime.recorded import stream_of
 from replay import strict
 
 

@@ -14,7 +14,7 @@ from cli.output import Settings, emit, say, short, table
 from ledger_core.errors import BadInput
 from ledger_core.events import REGISTRY
 from ledger_core.log.log import Event, Log
-from ledger_core.runtime.runtime import stream_of
+from ledger_core.runtime.recorded import stream_of
 from projections import runs
 from projections.wire import event_json
 

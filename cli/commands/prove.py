@@ -14,7 +14,8 @@ from ledger_core.errors import BadInput
 from ledger_core.ids import Head, parse_head
 from ledger_core.log.verify_jobs import Report, verify_ledger, verify_stream
 from ledger_core.runtime import target as targets
-from ledger_core.runtime.runtime import Runtime, stream_of
+from ledger_core.runtime.recorded import stream_of
+from ledger_core.runtime.runtime import Runtime
 from projections import runs
 from replay import strict
 

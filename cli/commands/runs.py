@@ -18,7 +18,8 @@ from ledger_core.run.divergence import Divergence
 from ledger_core.run.state import RunState, RunStatus
 from ledger_core.runtime import liveness
 from ledger_core.runtime import target as targets
-from ledger_core.runtime.runtime import WORKERS, Result, RunRecord, Runtime, stream_of
+from ledger_core.runtime.recorded import Result, RunRecord, stream_of
+from ledger_core.runtime.runtime import WORKERS, Runtime
 from projections import runs as run_list
 from projections.wire import plain, run_json, status_json
 from replay import strict

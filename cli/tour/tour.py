@@ -32,7 +32,8 @@ from ledger_core.log.log import STORE, Log
 from ledger_core.log.record import Event
 from ledger_core.log.store import Tree
 from ledger_core.log.verify_jobs import Report, verify_ledger
-from ledger_core.runtime.runtime import WORKERS, Runtime, stream_of
+from ledger_core.runtime.recorded import stream_of
+from ledger_core.runtime.runtime import WORKERS, Runtime
 from ledger_core.runtime.target import load
 from replay.strict import Replay, replay
 

@@ -1,20 +1,17 @@
-"""Two ways to carry an agent's code: in an event loop, or in the calling thread. The same effects run on both.
+"""How an agent's code is carried: what effects ask of a driver, and the driver for code in the calling thread.
 
 Rules: a driver gives effects their turn (a recorded outcome in its recorded order, or leave to go live), delivers live
 outcomes in the order in which they were drafted, one at a time, when the code can do no more without one, and stops
 the code for good where it may not go on. In a loop no exception carries a stop through the agent: what waits is never
-answered, and the code is cancelled. A driver never knows what effects do.
+answered, and the code is cancelled (`loop_driver`). A driver never knows what effects do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
-import os
-from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -22,27 +19,12 @@ from ledger_core.log.log import Event
 from ledger_core.run.journal import Entry, Intent, Journal
 from ledger_core.runtime import scope
 from ledger_core.runtime.recorder import Bodies, Recorder
-from ledger_core.runtime.scope import Scope
 
 T = TypeVar("T")
-_PASSES: Final = 32
-"""Passes of the loop without a move of the run before it counts as quiet: a gather within a gather takes one."""
-_RESTLESS: Final = 1000
-"""Passes after which code that never rests (it polls with `sleep(0)`) is given what it waits for all the same."""
 
 
 class StepStopped(BaseException):
     """Ends agent code that may not go on; not an `Exception`, so that no agent mistakes it for a failure of its own."""
-
-
-_PATIENCE: Final = 0.01
-"""Seconds between looks at a run that waits for something of its own before it asks for what is recorded."""
-_GRACE: Final = 60.0
-"""Seconds after which code that waits for something of its own, and leaves out what is recorded, has diverged."""
-_HERE: Final = os.path.dirname(__file__)
-_PRIMITIVES: Final = frozenset(module.__file__ for module in (asyncio.locks, asyncio.queues, asyncio.taskgroups))
-_GATHERING: Final[type] = getattr(asyncio.tasks, "_GatheringFuture", asyncio.Task)
-_INTERNAL: Final = frozenset((asyncio.tasks.__file__, name) for name in ("_wait", "wait", "wait_for", "gather"))
 
 
 @attrs.define(eq=False)
@@ -169,266 +151,6 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     raise AssertionError("a blocking effect suspended")
-
-
-class AsyncDriver:
-    """Carries async code in the running loop, beside whatever else runs there."""
-
-    def __init__(self, journal: Journal, root: Scope) -> None:
-        self.journal = journal
-        self.stopped: Any = None
-        self.closed = False
-        self._loop = asyncio.get_running_loop()
-        self._tasks = root.tasks
-        self._halted = self._loop.create_future()
-        self._waiting: dict[str, asyncio.Future[Entry | None]] = {}
-        self._drafted: deque[Turn] = deque()
-        self._pumping = False
-        self._quiet = 0
-        self._working: set[asyncio.Future[Any]] = set()
-        self._calls = 0
-        self._seen: list[Any] = []
-        self._passes = 0
-        self._stuck_since = 0.0
-
-    async def turn(self, intent: Intent) -> Entry | None:
-        if self.closed:
-            raise StepStopped
-        if self.journal.exhausted and not self._waiting:
-            return None
-        waiter = self._waiting[intent.path] = self._loop.create_future()
-        self._pump_soon()
-        entry: Entry | None = await waiter
-        return entry
-
-    def drafted(self) -> Turn:
-        turn = Turn()
-        self._drafted.append(turn)
-        return turn
-
-    async def deliver(self, turn: Turn) -> None:
-        turn.ready = True
-        if self.closed:
-            return
-        if len(self._tasks) == 1 and self._drafted[0] is turn:
-            self._drafted.popleft()  # one task, waiting for this: nothing else of the run can move
-            return
-        turn.waiter = self._loop.create_future()
-        self._pump_soon()
-        await turn.waiter
-
-    async def commit(self, recorder: Recorder, bodies: Bodies) -> list[Event]:
-        return await recorder.acommit(bodies)
-
-    async def call(self, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
-        self._calls += 1
-        if inspect.iscoroutinefunction(function):
-            try:
-                return await function(*args, **keywords)
-            finally:
-                self._calls -= 1
-        context = contextvars.copy_context()
-        done = self._loop.run_in_executor(None, lambda: context.run(_contained, function, args, keywords))
-        done.add_done_callback(self._called)
-        result, error = await asyncio.shield(done)
-        if error is not None:
-            raise error
-        return await result if inspect.isawaitable(result) else result
-
-    async def effect(self, work: Coroutine[Any, Any, T], abandoned: Callable[[], None]) -> T:
-        with scope.outside():
-            task = self._loop.create_task(work)
-        self._working.add(task)
-        task.add_done_callback(self._ended)
-        try:
-            return await asyncio.shield(task)
-        except StepStopped:
-            await self._loop.create_future()  # until the code is torn down
-            raise
-        except asyncio.CancelledError:
-            if not self.closed and not task.cancelled():
-                abandoned()
-                self._pump_soon()
-            raise
-
-    @property
-    def calls(self) -> int:
-        return self._calls
-
-    def flush_soon(self, recorder: Recorder) -> None:
-        with scope.outside():
-            task = self._loop.create_task(recorder.acommit(lambda *_: ()))
-        self._working.add(task)
-        task.add_done_callback(self._flushed)
-
-    def stop(self, why: Any) -> None:
-        self.stopped = self.stopped or why
-        self.closed = True
-        if not self._halted.done():
-            self._halted.set_result(None)
-
-    async def carry(self, main: Coroutine[Any, Any, T], root: Scope) -> T:
-        """Run the agent's own coroutine to its end; raises `StepStopped` once it was stopped and torn down."""
-        with scope.outside():
-            task = self._loop.create_task(_inside(root, main))
-        self._tasks.add(task)
-        task.add_done_callback(_seen)
-        try:
-            await asyncio.wait({task, self._halted}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await self._tear_down(task)
-        if self.stopped is not None:
-            raise StepStopped
-        return task.result()
-
-    async def finish(self) -> None:
-        """Let effects that are under way come to their ends, and so into the log; those without a turn end here."""
-        cancelled = False
-        while self._working:
-            self._end_waiting()
-            try:
-                await asyncio.wait(set(self._working))
-            except asyncio.CancelledError:
-                cancelled = True  # once more after the ends: a write under way must not be left to another worker
-        if cancelled:
-            raise asyncio.CancelledError
-
-    def _end_waiting(self) -> None:
-        """The code is gone: what it asked for and has not begun is not begun, and nobody's turn is waited for."""
-        for waiter in self._waiting.values():
-            if not waiter.done():
-                waiter.set_exception(StepStopped())
-        self._waiting.clear()
-        for turn in self._drafted:
-            if turn.waiter is not None and not turn.waiter.done():
-                turn.waiter.set_result(None)
-
-    async def _tear_down(self, task: asyncio.Task[Any]) -> None:
-        self.closed = True
-        self._tasks.discard(task)
-        left = {one for one in {*self._tasks, task} if not one.done()}
-        if left:
-            for one in left:
-                one.cancel()
-            await asyncio.wait(left)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._working.discard(task)
-        _seen(task)
-
-    def _called(self, _: object) -> None:
-        self._calls -= 1
-
-    def _flushed(self, task: asyncio.Future[Any]) -> None:
-        self._working.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.stop(error)
-
-    def _pump_soon(self) -> None:
-        if not self._pumping:
-            self._pumping = True
-            self._quiet = 0
-            self._loop.call_soon(self._pump)
-
-    def _pump(self) -> None:
-        """Release one outcome when the run is quiet; look again on the loop's next pass while there is more."""
-        if self.closed:
-            self._pumping = False
-            return
-        if self._rests():
-            self._quiet = self._passes = 0
-            if not self._release():
-                self._pumping = False
-                return
-        self._loop.call_soon(self._pump)
-
-    def _rests(self) -> bool:
-        """Whether the run can do no more: all its tasks wait, and have waited for the same for `_PASSES` passes."""
-        self._passes += 1
-        if self._passes > _RESTLESS:
-            return True
-        if 0 < self._quiet < _PASSES and len(self._tasks) > 1:
-            self._quiet += 1
-            return False
-        now = [getattr(task, "_fut_waiter", None) for task in self._tasks]
-        if any(waiter is None or waiter.done() for waiter in now):
-            self._quiet = 0
-            return False
-        rests = len(self._tasks) <= 1 or (self._quiet == _PASSES and now == self._seen)
-        self._quiet, self._seen = 1, now
-        return rests
-
-    def _awaits_others(self) -> bool:
-        """Whether a task waits for something that is no effect and no other task: a sleep, a thread, a socket."""
-        for task in self._tasks:
-            file, name = _awaited_by(task)
-            waiter = getattr(task, "_fut_waiter", None)
-            ours = file.startswith(_HERE) or (file, name) in _INTERNAL or file in _PRIMITIVES
-            if not ours and not isinstance(waiter, (asyncio.Task, _GATHERING)):
-                return True
-        return False
-
-    def _release(self) -> bool:
-        """Give the code the next thing it may have; False if there is nothing that it could be given now."""
-        if (entry := self.journal.release(self._waiting)) is not None:
-            self._stuck_since = 0.0
-            waiter = self._waiting.pop(entry.intent.path, None)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(entry)
-            return True
-        if not self.journal.exhausted:
-            if (found := self.journal.stuck(ended=False)) is not None:
-                self._stuck_since = self._stuck_since or self._loop.time()
-                if self._awaits_others() and self._loop.time() - self._stuck_since < _GRACE:
-                    self._loop.call_later(_PATIENCE, self._pump_soon)
-                else:
-                    self.stop(found)
-            return False
-        if self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            for waiter in waiting.values():
-                if not waiter.done():
-                    waiter.set_result(None)
-            return True
-        if self._drafted and self._drafted[0].ready:
-            turn = self._drafted.popleft()
-            if turn.waiter is not None and not turn.waiter.done():
-                turn.waiter.set_result(None)
-            return True
-        return False
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Look at a task's error: nobody may be left who waits for it, and asyncio would complain at its end."""
-    if not task.cancelled():
-        task.exception()
-
-
-def _contained(function: Callable[..., Any], args: Any, keywords: Any) -> tuple[Any, Exception | None]:
-    """A call's result or error as values: a future cannot carry a StopIteration."""
-    try:
-        return function(*args, **keywords), None
-    except StopIteration as error:
-        return None, RuntimeError(f"StopIteration: {error.value}")
-    except Exception as error:
-        return None, error
-
-
-def _awaited_by(task: asyncio.Task[Any]) -> tuple[str, str]:
-    """File and name of the innermost coroutine that a task waits in."""
-    found: Any = task.get_coro()
-    while True:
-        inner = getattr(found, "cr_await", None)
-        if not inspect.iscoroutine(inner):
-            break
-        found = inner
-    code = getattr(found, "cr_code", None)
-    return (code.co_filename, code.co_name) if code is not None else ("", "")
-
-
-async def _inside(root: Scope, main: Coroutine[Any, Any, T]) -> T:
-    with scope.entered(root):
-        return await main
 
 
 async def _awaited(awaitable: Any) -> Any:

@@ -21,8 +21,9 @@ from ledger_core.run.journal import Journal
 from ledger_core.runtime import scope
 from ledger_core.runtime.agent import AgentSpec, Provider
 from ledger_core.runtime.context import AgentContext, SyncContext
-from ledger_core.runtime.driver import AsyncDriver, BlockingDriver, Driver, StepStopped
+from ledger_core.runtime.driver import BlockingDriver, Driver, StepStopped
 from ledger_core.runtime.effects import Effects
+from ledger_core.runtime.loop_driver import AsyncDriver
 from ledger_core.runtime.recorder import Recorder
 from ledger_core.runtime.scope import Scope
 

@@ -17,11 +17,10 @@ import attrs
 
 from ledger_core import codec
 from ledger_core.clock import SYSTEM, Clock
-from ledger_core.errors import BadInput, Fenced, InDoubt, KeyConflict, LedgerError, NotFound, Refused, RunFailed
+from ledger_core.errors import BadInput, Fenced, InDoubt, KeyConflict, LedgerError, NotFound, Refused
 from ledger_core.errors import Diverged as DivergedError
 from ledger_core.events import Missing
-from ledger_core.events.run import DivergenceDetected, RunCreated
-from ledger_core.events.step import AgentResultReturned, StatePatchCommitted, StepFailed
+from ledger_core.events.run import RunCreated
 from ledger_core.failpoints import reach
 from ledger_core.governance.tool import Function, ToolSpec, spec_of
 from ledger_core.ids import check_id, new_id
@@ -36,35 +35,11 @@ from ledger_core.runtime import liveness
 from ledger_core.runtime.agent import AgentSpec, Models, Provider, agent_of
 from ledger_core.runtime.effects import normalised
 from ledger_core.runtime.execute import Ended, Execution, in_own_thread
+from ledger_core.runtime.recorded import Result, RunRecord, stream_of
 from ledger_core.runtime.recorder import Recorder
 
 WORKERS = "workers"
 AnyAgent = AgentSpec | Function
-
-
-@attrs.frozen(kw_only=True)
-class Result:
-    """What came of running a run: at its end, or where it waits."""
-
-    run_id: str
-    status: str
-    output: Any = None
-    state: dict[str, Any] = attrs.field(factory=dict)
-    error_type: str | None = None
-    message: str | None = None
-    waiting: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the run completed."""
-        return self.status == "completed"
-
-    def raise_for_status(self) -> Result:
-        """This result, if the run completed; raises `RunFailed` otherwise."""
-        if self.ok:
-            return self
-        why = f"{self.error_type}: {self.message}" if self.error_type else self.waiting or self.status
-        raise RunFailed(f"Run {self.run_id} has {self.status}: {why}", run=self.run_id, status=self.status)
 
 
 class Runtime:
@@ -306,48 +281,6 @@ class Runtime:
 
 
 @attrs.frozen(kw_only=True)
-class RunRecord:
-    """A run's events with their contents: what recovery and replay start from."""
-
-    state: RunState
-    journal: Journal
-    document: Any
-    """The state document at the head."""
-    initial: Any
-    session: str | None
-    origin: Any = None
-    output: Any = None
-    error_type: str | None = None
-    message: Any = None
-    divergence: Any = None
-
-    @classmethod
-    def read(cls, log: Log, run_id: str) -> RunRecord:
-        """Read a run's events; raises `NotFound`."""
-        state, journal = RunState(), Journal()
-        found: dict[str, Any] = {"initial": {}, "document": {}, "session": None}
-        for event in log.stream(stream_of(run_id)):
-            body = event.body
-            state.apply(event.seq, event.time_ns, event.type, body)
-            journal.record(event.seq, body)
-            if isinstance(body, RunCreated):
-                found |= {"initial": body.initial_state, "document": body.initial_state}
-                found |= {"session": body.session, "origin": body.origin}
-            elif isinstance(body, StatePatchCommitted):
-                gone = isinstance(body.patch, Missing) or isinstance(found["document"], Missing)
-                found["document"] = body.patch if gone else merge(found["document"], body.patch)
-            elif isinstance(body, AgentResultReturned):
-                found["output"] = body.output
-            elif isinstance(body, StepFailed):
-                found |= {"error_type": body.error_type, "message": body.message}
-            elif isinstance(body, DivergenceDetected):
-                found["divergence"] = body.difference
-        if not state.events:
-            raise NotFound(f"There is no run {run_id!r}.", hint="`agentledger runs` lists them.")
-        return cls(state=state, journal=journal, **found)
-
-
-@attrs.frozen(kw_only=True)
 class _Asked:
     """What a caller asked for: the run as it would be created."""
 
@@ -400,11 +333,6 @@ class _Claim:
                 f"Run {self.run_id} was begun with another initial state.",
                 hint="Leave the initial state out to go on with it, or choose another run id.",
             )
-
-
-def stream_of(run_id: str) -> str:
-    """Name of a run's stream."""
-    return f"run/{run_id}"
 
 
 def _finish(execution: Execution, ended: Ended, recorder: Recorder) -> Any:

@@ -1,0 +1,92 @@
+"""What the log says of a run, in the two forms that callers want: its record, and its result.
+
+Rules: read only. A record holds the run's journal and documents, contents included; a result is what came of running
+it. This file does not run anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from ledger_core.errors import NotFound, RunFailed
+from ledger_core.events import Missing
+from ledger_core.events.run import DivergenceDetected, RunCreated
+from ledger_core.events.step import AgentResultReturned, StatePatchCommitted, StepFailed
+from ledger_core.log.log import Log
+from ledger_core.run.journal import Journal
+from ledger_core.run.patch import merge
+from ledger_core.run.state import RunState
+
+
+def stream_of(run_id: str) -> str:
+    """Name of a run's stream."""
+    return f"run/{run_id}"
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """What came of running a run: at its end, or where it waits."""
+
+    run_id: str
+    status: str
+    output: Any = None
+    state: dict[str, Any] = attrs.field(factory=dict)
+    error_type: str | None = None
+    message: str | None = None
+    waiting: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run completed."""
+        return self.status == "completed"
+
+    def raise_for_status(self) -> Result:
+        """This result, if the run completed; raises `RunFailed` otherwise."""
+        if self.ok:
+            return self
+        why = f"{self.error_type}: {self.message}" if self.error_type else self.waiting or self.status
+        raise RunFailed(f"Run {self.run_id} has {self.status}: {why}", run=self.run_id, status=self.status)
+
+
+@attrs.frozen(kw_only=True)
+class RunRecord:
+    """A run's events with their contents: what recovery and replay start from."""
+
+    state: RunState
+    journal: Journal
+    document: Any
+    """The state document at the head."""
+    initial: Any
+    session: str | None
+    origin: Any = None
+    output: Any = None
+    error_type: str | None = None
+    message: Any = None
+    divergence: Any = None
+
+    @classmethod
+    def read(cls, log: Log, run_id: str) -> RunRecord:
+        """Read a run's events; raises `NotFound`."""
+        state, journal = RunState(), Journal()
+        found: dict[str, Any] = {"initial": {}, "document": {}, "session": None}
+        for event in log.stream(stream_of(run_id)):
+            body = event.body
+            state.apply(event.seq, event.time_ns, event.type, body)
+            journal.record(event.seq, body)
+            if isinstance(body, RunCreated):
+                found |= {"initial": body.initial_state, "document": body.initial_state}
+                found |= {"session": body.session, "origin": body.origin}
+            elif isinstance(body, StatePatchCommitted):
+                gone = isinstance(body.patch, Missing) or isinstance(found["document"], Missing)
+                found["document"] = body.patch if gone else merge(found["document"], body.patch)
+            elif isinstance(body, AgentResultReturned):
+                found["output"] = body.output
+            elif isinstance(body, StepFailed):
+                found |= {"error_type": body.error_type, "message": body.message}
+            elif isinstance(body, DivergenceDetected):
+                found["divergence"] = body.difference
+        if not state.events:
+            raise NotFound(f"There is no run {run_id!r}.", hint="`agentledger runs` lists them.")
+        return cls(state=state, journal=journal, **found)
