@@ -23,7 +23,10 @@ _SHOWN = 9
 @click.option("--dir", "directory", type=click.Path(path_type=Path), default="agentledger-demo", show_default=True)
 @pass_settings
 def demo(settings: Settings, directory: Path) -> None:
-    """Take the tour: an agent killed in the middle, recovered, verified, replayed, and tampered with."""
+    """Take the tour: an agent killed, recovered, proven, replayed.
+
+    Everything happens for real, in a new directory; at the end, one bit of a copy is flipped and found.
+    """
     tell = _silence if settings.json else _tell
     base = _fresh(directory)
     base.mkdir(parents=True)

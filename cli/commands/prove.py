@@ -52,7 +52,9 @@ def verify(settings: Settings, run_name: str | None, against: str | None, jobs: 
 @click.option("--agent", "target", help="The code to replay; else the recorded entry point.")
 @pass_settings
 def replay(settings: Settings, run_name: str, target: str | None) -> int:
-    """Run an agent's code again, the record answering for the world: nothing outside is touched.
+    """Run an agent's code again, the record answering for the world.
+
+    Nothing outside is touched, and nothing is appended.
 
     Exits with 4 at the first place where the code does something else than was recorded.
     """
@@ -91,7 +93,7 @@ def _render(report: Report, *, whole: bool, held: bool) -> None:
     for text in report.not_checked:
         click.echo(f"not checked: {text}")
     sums = report.sums
-    verdict = "intact" if report.ok else f"{len(report.findings)} findings" if report.findings else "incomplete"
+    verdict = "intact" if report.ok else count(len(report.findings), "finding") if report.findings else "incomplete"
     counted = f"{sums.events:,} events, {sums.streams:,} streams, {sums.contents:,} contents, {sums.blobs:,} blobs"
     click.echo(f"{verdict}: {counted}")
     if report.head is not None:
