@@ -97,7 +97,7 @@ import sys, time
 from agentledger import Runtime, agent
 runtime = Runtime.local(sys.argv[1])
 @runtime.tool(name="issues.create", side_effect="external_write", idempotency=True)
-def create(ctx, request):
+def create(request):
     return {{"external_id": request["title"]}}
 @agent(role="Writer")
 async def writer(ctx):
