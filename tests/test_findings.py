@@ -230,6 +230,17 @@ def test_where_there_is_no_ledger_nothing_is_verified(root: Path) -> None:
         verify_ledger(root)
 
 
+def test_what_cannot_be_read_is_not_checked(root: Path) -> None:
+    """A ledger of a newer format is neither well nor damaged: it is said that it was not checked, and the code is 6."""
+    with Log.open(root) as log, log._store.write() as writer:
+        writer.put(Tree.INDEX, b"\0format", b"AgentLedger\n\0\0\0\2" + bytes(16))
+
+    report = verify_ledger(root)
+
+    assert (6, []) == (report.exit_code, report.findings)
+    assert "format 2" in " ".join(report.not_checked)
+
+
 def test_only_so_many_findings_are_kept(root: Path) -> None:
     """Where everything is damaged the report keeps to its limit and says that there was more."""
     with Log.open(root) as log:

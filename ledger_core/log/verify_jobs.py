@@ -22,6 +22,7 @@ import attrs
 
 from ledger_core.errors import CannotOpen, Damaged
 from ledger_core.ids import Hash, Head, Seq
+from ledger_core.log.disk import DATA
 from ledger_core.log.log import STORE
 from ledger_core.log.verify import Finding, Sums
 
@@ -73,11 +74,13 @@ def verify_ledger(
     progress: Progress | None = None,
     most: int = 1000,
 ) -> Report:
-    """Verify a ledger's directory; keeps at most `most` findings. Raises `CannotOpen`.
+    """Verify a ledger's directory; keeps at most `most` findings. Raises `CannotOpen` where there is none.
+
+    A ledger that is there and cannot be read (a newer format, no permission) is reported as not checked.
 
     With `deep`, the facts of every event are decoded as well, and must be in their canonical encoding.
     """
-    if not (root / STORE).is_dir():
+    if not (root / STORE / DATA).is_file():
         raise CannotOpen(f"There is no ledger in {root}.", hint="Name another with --root, or: agentledger init.")
     report = Report()
     with _Pool(root / STORE, jobs, report, most) as pool:
@@ -197,7 +200,7 @@ class _Pool:
         if answer["exit"] == Damaged.exit_code:
             self._found(Finding(kind="store", detail=f"{answer['failed']} (while checking {_words(task)})"))
         else:
-            raise CannotOpen(answer["failed"])
+            self._report.not_checked.append(f"{_words(task)}: {answer['failed']}")
 
     def _died(self, child: _Child, task: dict[str, Any]) -> None:
         self._children.remove(child)
