@@ -25,6 +25,7 @@ from ledger_core.log.log import Log
 from ledger_core.log.record import Draft, Event
 from ledger_core.log.store import Store
 from ledger_core.log.verify import Finding
+from ledger_core.runtime.runtime import Runtime
 
 ROOT = Path(__file__).parent.parent
 
@@ -169,3 +170,9 @@ def _until(true: Callable[[], bool]) -> None:
 def batch(log: Log) -> Batch:
     """Commands that become one batch: `batch.run(*commands)` gives what came of each."""
     return Batch(log)
+
+
+@pytest.fixture
+def runtime(log: Log) -> Runtime:
+    """A runtime on every kind of log; its model answers with the number of messages it was sent."""
+    return Runtime(log, models=lambda request: {"content": f"{len(request['messages'])}"})

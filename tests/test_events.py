@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from test_codec import VALUES
 
 from ledger_core.errors import BadInput, Damaged
-from ledger_core.events import REGISTRY, UNREAD, EventType, Unknown, base
+from ledger_core.events import REGISTRY, UNREAD, Body, EventType, Unknown, base
+from ledger_core.events.base import UPCASTERS, build, event, fact
 from ledger_core.log.log import Log
 from ledger_core.log.record import Draft
 
@@ -164,3 +165,22 @@ def test_facts_that_do_not_fit_their_type_are_damaged() -> None:
             base.build("value_captured", 1, facts, {})
     with pytest.raises(Damaged):
         base.build("value_captured", 1, {"path": "1", "source": "now", "name": "n", "more": 1}, {})
+
+
+def test_an_older_version_comes_through_its_upcasters() -> None:
+    """Facts of an older version become today's body, one version at a time; a newer one is kept as unknown."""
+
+    @event("test_upcast", version=3)
+    class Upcast(Body):
+        total: int = fact()
+        unit: str = fact()
+
+    try:
+        UPCASTERS["test_upcast", 1] = lambda facts: {"total": facts["amount"]}
+        UPCASTERS["test_upcast", 2] = lambda facts: {**facts, "unit": "EUR"}
+
+        assert build("test_upcast", 1, {"amount": 5}, {}) == Upcast(total=5, unit="EUR")
+        assert build("test_upcast", 2, {"total": 6}, {}) == Upcast(total=6, unit="EUR")
+        assert isinstance(build("test_upcast", 4, {"total": 6}, {}), Unknown)
+    finally:
+        del REGISTRY["test_upcast"], UPCASTERS["test_upcast", 1], UPCASTERS["test_upcast", 2]

@@ -55,12 +55,3 @@ class DivergenceDetected(Body):
     """The numbered code of `contracts/DIVERGENCE.md`."""
     path: str = fact()
     difference: JSON = content()
-
-
-@event("divergence_accepted", critical=True)
-class DivergenceAccepted(Body):
-    """A person let today's code go on from the point where it diverged, with what was recorded after it set aside."""
-
-    step: str = fact()
-    path: str = fact()
-    reason: str = content(default="")

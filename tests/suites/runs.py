@@ -1,0 +1,45 @@
+"""What tests of runs share: a runtime on every kind of log, and what must be true of a recorded run."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agentledger import tool
+from ledger_core.runtime.agent import agent_of
+from ledger_core.runtime.recorded import stream_of
+from replay import strict
+
+
+def replayed(runtime, function, run_id="r"):
+    """The run replays to its end."""
+    found = strict.replay(runtime, run_id, agent_of(function))
+    assert found.ok, found.divergence
+    assert found.complete
+
+
+def bodies(runtime, kind, run_id="r"):
+    return [event.body for event in runtime.log.stream(stream_of(run_id)) if event.type == kind]
+
+
+@tool(side_effect="external_read")
+async def slow_read(n: int) -> int:
+    await asyncio.sleep(0.001 * (5 - n % 5))
+    return n
+
+
+@tool
+def whole(payload: dict) -> dict:
+    return {"got": payload}
+
+
+@tool(side_effect="external_write")
+def keyed(idempotency_key: str) -> str:
+    return idempotency_key
+
+
+@tool
+def fails(text: str) -> None:
+    raise ValueError(text)
+
+
+TOOLS = [slow_read, whole, keyed, fails]
