@@ -74,6 +74,8 @@ def decode_trusted(data: bytes | memoryview, *, refs: bool = False) -> Any:
 
 def roundtrip(value: Any) -> Any:
     """What an agent gets back of `value`, live as much as replayed: `decode(encode(value))`."""
+    if value is None or type(value) is bool:
+        return value
     _check(value, limit=MAX_VALUE_DEPTH)
     return msgpack.unpackb(_encode_checked(value), raw=False)
 

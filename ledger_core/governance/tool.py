@@ -49,6 +49,12 @@ class ToolSpec:
         if not callable(self.function) or not (self.verify is None or callable(self.verify)):
             raise BadInput(f"Tool {self.name} needs functions: the tool's own, and `verify` if it has one.")
 
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Raise `BadInput` unless the tool can be called with these arguments."""
+        shape = _shape(self.function)
+        if not shape.whole and not (shape.required - {_KEY} <= arguments.keys() <= shape.names):
+            self.bind(self.function, arguments, "")
+
     def bind(
         self, function: Function, arguments: Mapping[str, Any], key: str
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:

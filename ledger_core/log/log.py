@@ -76,7 +76,7 @@ class Log:
         """
         path = Path(root)
         key_directory = KeyDirectory(path / KEYS)
-        _refuse_emptied(path / STORE, key_directory)
+        refuse_emptied(path / STORE, key_directory)
         store = open_store(path / STORE, readonly=readonly, map_size=map_size)
         try:
             return cls(store, keys or key_directory, root=path, clock=clock, readonly=readonly)
@@ -383,7 +383,7 @@ def _not_written(store: Store, why: Any) -> LedgerError:
     )
 
 
-def _refuse_emptied(store: Path, keys: KeyDirectory) -> None:
+def refuse_emptied(store: Path, keys: KeyDirectory) -> None:
     """Refuse to make a new ledger where one was: keys without a data file mean that the data was lost."""
     try:
         lost = not store.joinpath("data.mdb").exists() or store.joinpath("data.mdb").stat().st_size == 0

@@ -74,11 +74,11 @@ class StreamInfo:
 def encode_facts(draft: Draft, extra: dict[str, Any]) -> bytes:
     """The facts of a record; raises `BadInput` if they are too large to be sealed."""
     body = draft.body
-    places = (draft.epoch, draft.causation)
     if (
         type(draft.actor) is not str
-        or not _WORDS.issuperset((type(draft.step),))
-        or not _PLACES.issuperset(map(type, places))
+        or type(draft.step) not in _WORDS
+        or type(draft.epoch) not in _PLACES
+        or type(draft.causation) not in _PLACES
     ):
         raise BadInput("A draft's actor and step are text, its epoch and causation numbers.")
     name, version = (body.type, body.version) if isinstance(body, Unknown) else (body.kind.name, body.kind.version)

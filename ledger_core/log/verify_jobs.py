@@ -23,7 +23,8 @@ import attrs
 from ledger_core.errors import CannotOpen, Damaged
 from ledger_core.ids import Hash, Head, Seq
 from ledger_core.log.disk import DATA
-from ledger_core.log.log import STORE
+from ledger_core.log.keys import KeyDirectory
+from ledger_core.log.log import KEYS, STORE, refuse_emptied
 from ledger_core.log.verify import Finding, Sums
 
 _RANGE: Final = 16_384
@@ -80,9 +81,14 @@ def verify_ledger(
 
     With `deep`, the facts of every event are decoded as well, and must be in their canonical encoding.
     """
+    report = Report()
+    try:
+        refuse_emptied(root / STORE, KeyDirectory(root / KEYS))
+    except Damaged as lost:
+        report.findings.append(Finding(kind="store", detail=lost.sentence))
+        return report
     if not (root / STORE / DATA).is_file():
         raise CannotOpen(f"There is no ledger in {root}.", hint="Name another with --root, or: agentledger init.")
-    report = Report()
     with _Pool(root / STORE, jobs, report, most) as pool:
         held = {"held": against.hash.hex(), "seq": against.seq} if against else {}
         opened = pool.ask({"task": "opening", **held})

@@ -71,7 +71,7 @@ class Effects:
         plain = codec.roundtrip(dict(arguments))
         spec = self._tools.get(name)
         if spec is not None:
-            spec.bind(spec.function, plain, "")  # refused before it is requested, live and replayed
+            spec.check(plain)  # refused before it is requested, live and replayed
         intent = self._intent(place, "tool", name, {"arguments": plain})
         entry = self._compared(intent)
         return await self.driver.effect(self._tool(spec, intent, entry), lambda: self._abandoned(intent))

@@ -103,8 +103,8 @@ class AsyncDriver:
         return await result if inspect.isawaitable(result) else result
 
     async def effect(self, work: Coroutine[Any, Any, T], abandoned: Callable[[], None]) -> T:
-        with scope.outside():
-            task = self._loop.create_task(work)
+        # not `create_task`: the factory's counting is for the agent's own tasks, and this is the hot path
+        task = asyncio.Task(work, loop=self._loop, context=scope.outer_context())
         self._working.add(task)
         task.add_done_callback(self._ended)
         try:

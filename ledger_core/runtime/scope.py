@@ -75,6 +75,13 @@ def outside() -> Iterator[None]:
         _current.reset(token)
 
 
+def outer_context() -> contextvars.Context:
+    """A copy of the current context, outside every scope."""
+    context = contextvars.copy_context()
+    context.run(_current.set, None)
+    return context
+
+
 @contextmanager
 def tasks_counted(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Have every task that agent code creates on this loop counted; other tasks are left alone."""
