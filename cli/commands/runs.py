@@ -12,7 +12,7 @@ import click
 
 from cli.options import DEFAULT_ROOT, open_log, open_runtime, pass_settings
 from cli.output import Settings, ago, complain, count, emit, harmless, say, short, table
-from ledger_core.errors import BadInput, LedgerError
+from ledger_core.errors import BadInput
 from ledger_core.log.log import Log
 from ledger_core.run.divergence import Divergence
 from ledger_core.run.state import RunState, RunStatus
@@ -204,6 +204,3 @@ def _document(text: str | None) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise BadInput(f"--input is a JSON {type(value).__name__}.", hint="The initial state is an object: {…}.")
     return value
-
-
-__all__ = ["LedgerError", "recorded_target", "resume", "run", "runs", "status"]

@@ -41,14 +41,6 @@ def row_key(stream: StreamNo, blob: bytes, chunk: int) -> bytes:
     return _KEY.pack(stream, blob, chunk)
 
 
-def parse_row_key(key: bytes) -> tuple[int, bytes, int]:
-    """The inverse of `row_key`; raises `Damaged`."""
-    if len(key) != _KEY.size:
-        raise Damaged(f"A blob's row has a key of {len(key)} bytes instead of {_KEY.size}.")
-    stream, blob, chunk = _KEY.unpack(key)
-    return stream, blob, chunk
-
-
 def exists(reader: Reader, stream: StreamNo, blob: bytes) -> bool:
     """Whether the stream has stored the blob."""
     return reader.get(Tree.BLOBS, _KEY.pack(stream, blob, 0)) is not None

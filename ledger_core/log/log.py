@@ -14,14 +14,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from ledger_core import __version__, chain
 from ledger_core.clock import SYSTEM, Clock
 from ledger_core.errors import BadInput, CannotOpen, Damaged, LedgerError, NotFound, OutcomeUnknown, StoreFull
 from ledger_core.events.ledger import STREAM, ContentForgotten, LedgerCreated
 from ledger_core.failpoints import reach
-from ledger_core.ids import Hash, Head, LedgerId, Seq, StreamNo
+from ledger_core.ids import Head, LedgerId, Seq, StreamNo
 from ledger_core.log import follow, index
 from ledger_core.log.batch import Batch, View
 from ledger_core.log.group import Group, Ticket
@@ -396,4 +394,4 @@ def refuse_emptied(store: Path, keys: KeyDirectory) -> None:
         return
 
 
-__all__ = ["Decision", "Draft", "Event", "Hash", "Log", "attrs"]
+__all__ = ["Decision", "Draft", "Event", "Log"]
