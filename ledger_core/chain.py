@@ -36,8 +36,10 @@ TAGGED: Final = 0x08
 """Flag: the facts carry key tags, which have rows in the index."""
 CLOSES: Final = 0x10
 """Flag: last event of a run; its facts count the run's events."""
-KNOWN_FLAGS: Final = CRITICAL | OPENS | STORES | TAGGED | CLOSES
-ACCOUNTABLE: Final = OPENS | STORES | TAGGED | CLOSES
+QUEUES: Final = 0x20
+"""Flag: the event gives its stream a place in the queue, or takes it out; the facts say which."""
+KNOWN_FLAGS: Final = CRITICAL | OPENS | STORES | TAGGED | CLOSES | QUEUES
+ACCOUNTABLE: Final = OPENS | STORES | TAGGED | CLOSES | QUEUES
 """Flags of events whose facts say something that verification compares with other rows."""
 
 HEADER: Final = struct.Struct(">BBHQQ32sQQQ32s32sII")

@@ -29,9 +29,10 @@ FIELDS += "content_digest content_size facts_size".split()
 FACTS_AT = 32 + HEADER.size
 FACTS = {"type": str, "version": int, "actor": str, "step": str | None, "epoch": int | None, "causation": int | None}
 FACTS |= {"facts": dict, "extra": dict}
-OPENS, STORES, TAGGED, CLOSES, UNKNOWN = 2, 4, 8, 16, 0xE0
-EXTRAS = {"stream": OPENS, "key_check": OPENS, "blobs": STORES, "tags": TAGGED}
+OPENS, STORES, TAGGED, CLOSES, QUEUES, UNKNOWN = 2, 4, 8, 16, 32, 0xC0
+EXTRAS = {"stream": OPENS, "key_check": OPENS, "blobs": STORES, "tags": TAGGED, "queue": QUEUES}
 CHUNK, SEAL, WAYPOINT, MAX_SEALED, MAX_DOCUMENT = 65_536, 28, 256, 65_535, 1 << 26
+MAX_KEY, MAX_NOTE = 64, 1_024
 STREAM = re.compile(r"[a-z][a-z0-9_]{0,31}(/[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?")
 PAGE, PAGE_HEADER = 32 + 1024 * 32, b"AgentLedger keys format 1\n".ljust(32, b"\0")
 CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True} | {n % 256: n for n in range(-32, 128)}
@@ -42,6 +43,7 @@ HEADS |= {0xC4: ("bin", 1, 0), 0xC5: ("bin", 2, 1 << 8), 0xC6: ("bin", 4, 1 << 1
 HEADS |= {0xD9: ("str", 1, 32), 0xDA: ("str", 2, 1 << 8), 0xDB: ("str", 4, 1 << 16)}
 HEADS |= {0xDC: ("array", 2, 16), 0xDD: ("array", 4, 1 << 16), 0xDE: ("map", 2, 16), 0xDF: ("map", 4, 1 << 16)}
 """First byte -> kind, bytes of the number or length behind it, and the bound behind which a shorter form would do."""
+FIXED = {"map": (0x80, 16), "array": (0x90, 16), "str": (0xA0, 32)}
 
 
 class Rejected(Exception):
@@ -136,6 +138,32 @@ def _value(rest: BytesIO, depth: int, refs: bool) -> Any:
     return entries
 
 
+def encode(value: Any) -> bytes:
+    """The canonical document of a value without references: the inverse of `decode`."""
+    if value is None or type(value) is bool:
+        return bytes([0xC0 if value is None else 0xC2 + value])
+    if type(value) is float:
+        return b"\xcb" + struct.pack(">d", value)
+    if type(value) is int:
+        return bytes([value % 256]) if -32 <= value < 128 else _head("int" if value < 0 else "uint", value)
+    if type(value) is dict:
+        return _head("map", len(value)) + b"".join(encode(key) + encode(item) for key, item in value.items())
+    if type(value) is list:
+        return _head("array", len(value)) + b"".join(map(encode, value))
+    raw = value.encode() if type(value) is str else value
+    return _head("str" if type(value) is str else "bin", len(raw)) + raw
+
+
+def _head(kind: str, size: int) -> bytes:
+    """What begins a number, or a value of that length, in its shortest form."""
+    first, below = FIXED.get(kind, (0, 0))
+    if 0 <= size < below:
+        return bytes([first | size])
+    rows = [(first, width, bound) for first, (name, width, bound) in HEADS.items() if name == kind]
+    first, width, _ = [row for row in rows if (size <= row[2] if kind == "int" else size >= row[2])][-1]
+    return bytes([first]) + size.to_bytes(width, "big", signed=kind == "int")
+
+
 # Streams
 
 
@@ -149,6 +177,8 @@ class Stream:
         self.tools: Counter[str] = Counter()
         self.stored: dict[bytes, tuple[int, int]] = {}
         """Id of a blob -> its chunks, and the seq of the event that stored it."""
+        self.placed: tuple[int, int, bytes | None, bytes] = (0, 0, None, b"")
+        """Seq, ordinal, key, and the note's document, of the last placement."""
         self._blobs, self._aead, self._id_key = blobs, None, b""
 
     def unlock(self, key: bytes) -> None:
@@ -257,11 +287,15 @@ def _verified(ledger: Ledger, held: tuple[int, bytes] | None) -> tuple[list[Even
             need(born, "the log does not begin with its creation")
             need(last["facts"]["ledger"] == row[16:], "the first event names another ledger")
         rows |= _blobs(last, stream, ledger.blobs)
+        _place(last, stream)
         events.append(last)
         need(not held or held[0] != seq or held[1] == last["hash"], "history was rewritten before its held head")
     need(events and (not held or held[0] <= len(events)), "the log ends before its held head, or never began")  # [19]
     for number, stream in streams.items():
         index[b"h" + u64(number)] = u64(stream.first, stream.seq, stream.stream_seq) + stream.hash
+        placed, _, key, note = stream.placed
+        index |= {b"s" + u64(number): u64(placed)} if placed else {}
+        index |= {b"q" + key + u64(number): u64(placed) + note} if key else {}
     need(index == ledger.index, "an index row is missing, wrong, or has no event")  # [18]
     need(rows == set(ledger.blobs), "blob rows are missing or belong to nobody")  # [17]
     return events, streams
@@ -284,7 +318,7 @@ def _record(record: bytes, seq: int, last: Event) -> Event:
     need(event["content_digest"] == digest, f"content {seq} was altered")  # [8]
     need(not size or size > SEAL, f"the content of record {seq} is no ciphertext")
     facts = decode(sealed[HEADER.size :])  # [9]
-    shaped = type(facts) is list and len(facts) == 7 + bool(flags & (OPENS | STORES | TAGGED))
+    shaped = type(facts) is list and len(facts) == 7 + bool(flags & (OPENS | STORES | TAGGED | QUEUES))
     shaped = shaped and all(map(isinstance, facts, FACTS.values())) and bool not in map(type, facts)
     need(shaped and facts[1] >= 1, f"the facts of record {seq} have another shape")
     event |= {"extra": {}, "hash": record[:32], "content": content} | dict(zip(FACTS, facts, strict=False))
@@ -323,6 +357,19 @@ def _stream(event: Event, streams: dict[int, Stream], index: dict[bytes, bytes],
         index.setdefault(b"k" + tag, u64(seq))
     event["stream"] = stream.name
     return stream
+
+
+def _place(event: Event, stream: Stream) -> None:
+    """The stream's place in the queue, where the event says one [9, 18]."""
+    if not event["flags"] & QUEUES:
+        return
+    said, seq = event["extra"]["queue"], event["seq"]
+    need(type(said) is list and len(said) == 3, f"the placement of seq {seq} is malformed")
+    ordinal, key, note = said[0], said[1], encode(said[2])
+    need(type(ordinal) is int and ordinal == stream.placed[1] + 1, f"seq {seq} miscounts the placements of its stream")
+    sized = key is None or (type(key) is bytes and 1 <= len(key) <= MAX_KEY)
+    need(sized and len(note) <= MAX_NOTE, f"the key or the note of seq {seq} is none")
+    stream.placed = (seq, ordinal, key, note)
 
 
 def _blobs(event: Event, stream: Stream, blobs: Rows) -> set[bytes]:

@@ -12,7 +12,7 @@ import pytest
 import second_reader
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from second_reader import Ledger, Rejected, derive, keyed, u64
+from second_reader import Ledger, Rejected, derive, encode, keyed, u64
 
 from ledger_core import chain, codec
 from ledger_core.log.memory_store import MemoryStore
@@ -29,13 +29,15 @@ def blob_id(data: bytes) -> bytes:
 
 
 def forge(events: list[Forged]) -> Ledger:
-    """A ledger of these events, each what it has of `type stream flags facts extra content blobs ids header sealed`."""
+    """A ledger of events, each what it has of `type stream flags facts extra queue content blobs ids header sealed`."""
     rows: tuple[dict[bytes, bytes], ...] = ({}, {}, {b"\0format": b"AgentLedger\n\0\0\0\1" + LEDGER})
-    lasts, previous = {}, keyed("genesis", LEDGER)
+    lasts, placed, previous = {}, {}, keyed("genesis", LEDGER)
     for seq, event in enumerate(events, 1):
         number, extra = event.get("stream", 1), dict(event.get("extra", {}))
         first, last, stream_seq, hash_ = lasts.get(number, (seq, 0, 0, bytes(32)))
         flags = (2 if last == 0 else 0) | (4 if "blobs" in event else 0) | event.get("flags", 0)
+        if "queue" in event:
+            flags, extra["queue"], placed[number] = flags | 32, event["queue"], (seq, event["queue"])
         if flags & 2:
             names = {"stream": "ledger" if number == 1 else f"run/{number}"}
             extra = names | {"key_check": derive(KEY, "key check")[:8]} | extra
@@ -56,7 +58,7 @@ def forge(events: list[Forged]) -> Ledger:
             stored = bytes(12) + AEAD.encrypt(bytes(12), event["content"], u64(number, stream_seq + 1))
         own = event.get("facts", {"ledger": LEDGER} if seq == 1 else {})
         facts = [event.get("type", "ledger_created" if seq == 1 else "said"), 1, "me", None, None, None, own]
-        sealed = event.get("sealed", codec.encode([*facts, extra] if flags & 14 else facts))
+        sealed = event.get("sealed", codec.encode([*facts, extra] if flags & 46 else facts))
         digest, sizes = keyed("content", stored) if stored else bytes(32), (len(stored), len(sealed))
         in_stream = (number, stream_seq + 1, last, hash_)
         header = chain.Sealed(1, flags, 0, seq, seq, previous, *in_stream, digest, *sizes)
@@ -70,6 +72,10 @@ def forge(events: list[Forged]) -> Ledger:
             rows[2].setdefault(b"k" + tag, u64(seq))
         rows[2][b"h" + u64(number)] = u64(first, seq, header.stream_seq) + previous
         lasts[number] = (first, seq, header.stream_seq, previous)
+    for number, (seq, said) in placed.items():
+        rows[2][b"s" + u64(number)] = u64(seq)
+        if type(said[1]) is bytes:
+            rows[2][b"q" + said[1] + u64(number)] = u64(seq) + encode(said[-1])
     return Ledger(*rows, lambda _: KEY)
 
 
@@ -99,6 +105,8 @@ HELLO_ID = blob_id(HELLO)
 SAYS: Forged = {"stream": 2, "content": codec.encode({"a": "hello"})}
 STORES: Forged = {"stream": 2, "blobs": [HELLO], "content": ref(1, blob_id(HELLO))}
 TAGS: Forged = {"stream": 2, "facts": {"key": b"k" * 32}, "extra": {"tags": ["key", "other"]}, "flags": 8}
+WAITS: Forged = {"stream": 2, "queue": [1, b"t1", {"at": 7}]}
+MOVES, LEAVES_QUEUE = WAITS | {"queue": [2, b"t12", None]}, WAITS | {"queue": [3, None, "done"]}
 LARGEST = 65_535 - 148 - len(codec.encode(["said", 1, "me", None, None, None, {"a": "x" * 60_000}])) + 60_000
 """How many letters facts may have at most whose one fact they are."""
 SOUND = [BORN, SAYS, STORES, {"stream": 2, "content": ref(1, blob_id(HELLO))}, {"stream": 3}]
@@ -116,7 +124,7 @@ ODD: dict[str, dict[str, list[Forged]]] = {
     "is of a kind not known here": {
         "another format": [BORN, SAYS | {"header": {"format": 2}}],
         "reserved bytes": [BORN, SAYS | {"header": {"reserved": 1}}],
-        "an unknown flag": [BORN, SAYS | {"flags": 0x20}],
+        "an unknown flag": [BORN, SAYS | {"flags": 0x40}],
     },
     "is dated before the one before it": {
         "a time before": [BORN, SAYS | {"header": {"time_ns": 0}}],
@@ -182,6 +190,8 @@ ODD: dict[str, dict[str, list[Forged]]] = {
         "blobs without a flag": [BORN, SAYS | {"extra": {"blobs": []}}],
         "a flag without tags": [BORN, SAYS | {"flags": 8}],
         "tags without a flag": [BORN, TAGS | {"flags": 0}],
+        "a flag without a placement": [BORN, SAYS | {"flags": 32}],
+        "a placement without a flag": [BORN, TAGS | {"extra": {"tags": ["key"], "queue": [1, b"k", None]}}],
         "a name where no stream opens": [BORN, SAYS, TAGS | {"extra": {"tags": ["key"], "stream": "run/2"}}],
     },
     "the facts of record": {
@@ -228,6 +238,23 @@ ODD: dict[str, dict[str, list[Forged]]] = {
     "names no tag that it has": {
         "tags of no facts": [BORN, TAGS | {"facts": {}}],
         "no tags": [BORN, TAGS | {"extra": {"tags": []}}],
+    },
+    "the placement of seq 2 is malformed": {
+        "a placement without a note": [BORN, WAITS | {"queue": [1, b"k"]}],
+        "a placement of four": [BORN, WAITS | {"queue": [1, b"k", None, None]}],
+        "a placement that is a map": [BORN, {"stream": 2, "flags": 32, "extra": {"queue": {"a": 1, "b": 2, "c": 3}}}],
+    },
+    "miscounts the placements": {
+        "a first placement of number 2": [BORN, WAITS | {"queue": [2, b"k", None]}],
+        "a first placement of number true": [BORN, WAITS | {"queue": [True, b"k", None]}],
+        "two first placements": [BORN, WAITS, WAITS],
+        "a placement left out": [BORN, WAITS, LEAVES_QUEUE],
+    },
+    "the key or the note of seq 2 is none": {
+        "a key of no bytes": [BORN, WAITS | {"queue": [1, b"", None]}],
+        "a key of 65 bytes": [BORN, WAITS | {"queue": [1, b"k" * 65, None]}],
+        "a key that is text": [BORN, WAITS | {"queue": [1, "k", None]}],
+        "a note of 1,025 bytes": [BORN, WAITS | {"queue": [1, b"k", "x" * 1_022]}],
     },
     "are no list of names": {
         "a tag that is named twice": [BORN, TAGS | {"extra": {"tags": ["key", "key"]}}],
@@ -289,8 +316,15 @@ def test_a_sound_forgery_is_accepted(findings):
     refs = b"".join(b"\xa2%02x" % n + ref(1, blob_id(data))[3:] for n, data in enumerate(many))
     row = {"blobs": many, "content": b"\xde\0\x41" + refs}
     large = {"stream": 2, "facts": {"a": "x" * LARGEST}}
+    edge = {"stream": 3, "queue": [1, b"k" * 64, "x" * 1_021]}
 
-    for events in ([*SOUND, closing(said=3)], [BORN, whole, row], [BORN, TAGS, TAGS, large], [BORN, *[SAYS] * 513]):
+    for events in (
+        [*SOUND, closing(said=3)],
+        [BORN, whole, row],
+        [BORN, TAGS, TAGS, large],
+        [BORN, WAITS, MOVES, LEAVES_QUEUE, edge],
+        [BORN, *[SAYS] * 513],
+    ):
         assert len(list(second_reader.read(forge(events)))) == len(events)
         assert findings(stored(forge(events))) == []
 
@@ -310,7 +344,9 @@ def test_the_project_finds_what_is_odd_too(why, name, findings):
 
 def test_every_changed_byte_of_a_forgery_is_rejected():
     """No byte of any key or value of any tree can change unnoticed, and no row can be missing or too many."""
-    events = [*SOUND, TAGS, STORES | {"stream": 4}, closing(said=4)]
+    stays = {"stream": 4, "queue": [1, b"t1", 9]}
+    events = [*SOUND, TAGS, STORES | stays, WAITS, MOVES, closing(said=6) | {"queue": [3, None, None]}]
+    events.append({"stream": 3, "queue": [1, b"t2", {}]})
     ledger = forge(events)
     assert len(list(second_reader.read(ledger))) == len(events)
     tried = 0

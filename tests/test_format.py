@@ -31,10 +31,10 @@ from ledger_core.events import REGISTRY, Body, EventType
 from ledger_core.events.base import content_of, facts_of
 from ledger_core.events.effect import ToolCallCompleted
 from ledger_core.ids import Hash, StreamNo
-from ledger_core.log import blobs, content, index, record
+from ledger_core.log import blobs, content, index, queue, record
 from ledger_core.log.cipher import Cipher
 from ledger_core.log.keys import MemoryKeys
-from ledger_core.log.log import Draft, Event, Log
+from ledger_core.log.log import Draft, Event, Log, Placement
 from ledger_core.log.memory_store import MemoryStore
 from ledger_core.log.store import Tree
 
@@ -109,7 +109,7 @@ def test_both_decoders_accept_what_the_codec_vectors_accept():
     for case in vectors("codec")["accepted"]:
         value, data = plain(case["value"]), bytes.fromhex(case["bytes"])
 
-        assert codec.encode(value) == data
+        assert codec.encode(value) == second_reader.encode(value) == data
         assert strictly(codec.decode, data) == strictly(second_reader.decode, data) == repr(value)
 
 
@@ -391,6 +391,9 @@ def write_ledger(root: Path) -> tuple[list[Event], int]:
             written += log.append(Draft(stream="run/big", body=body, actor="worker", step="step_1", epoch=3))
         note = some_body(REGISTRY["value_captured"])
         written += log.append(*(Draft(stream=f"run/{'long' if i % 2 else 'longer'}", body=note) for i in range(1_030)))
+        for key in (b"run", b"timer 1", None, b"run"):
+            places = ("longer", Placement(key, {"at": 1.5, "k": b"\0"})), ("long", Placement(key and key * 9))
+            written += log.append(*(Draft(stream=f"run/{name}", body=note, queue=place) for name, place in places))
         tagged = [tool_call(key=bytes([number]) * 32) for number in (1, 2, 1)]
         written += log.append(*(Draft(stream=f"run/{i}", body=body) for i, body in enumerate(tagged)))
         number, _ = log.key("run/gone")
@@ -484,11 +487,12 @@ def test_the_document_has_the_flags_and_limits_of_the_code():
 
     assert flags == {name: getattr(chain, name) for name in flags} and sum(flags.values()) == chain.KNOWN_FLAGS
     assert {f"{p}".encode() for p in re.findall(r'^\| `"(\w)"` ‖', FORMAT, re.MULTILINE)} == {
-        index.HEAD, index.NAME, index.POSITION, index.KEY,
+        index.HEAD, index.NAME, index.POSITION, index.KEY, index.QUEUED, index.PLACED,
     }  # fmt: skip
-    for number in (chain.MAX_SEALED, blobs.CHUNK, content.INLINE):
+    for number in (chain.MAX_SEALED, blobs.CHUNK, content.INLINE, queue.MAX_NOTE):
         assert f"{number:,}" in FORMAT
-    assert f"1 to {blobs.MAX_LISTED} |" in FORMAT
+    assert f"1 to {blobs.MAX_LISTED} |" in FORMAT and f"bytes, 1 to {queue.MAX_KEY} of them" in FORMAT
+    assert (second_reader.MAX_KEY, second_reader.MAX_NOTE) == (queue.MAX_KEY, queue.MAX_NOTE)
     assert f"every {index.WAYPOINT}th" in FORMAT and f"at most {chain.MAX_FACTS:,} bytes" in FORMAT
     assert f"`{ids._STREAM.pattern.replace('(?:', '(')}`" in FORMAT
     assert second_reader.MAX_DOCUMENT == codec.MAX_BYTES

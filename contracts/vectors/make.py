@@ -27,7 +27,7 @@ from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq  # noqa: E4
 from ledger_core.log import blobs, content, record  # noqa: E402
 from ledger_core.log.cipher import Cipher, Nonces  # noqa: E402
 from ledger_core.log.keys import MemoryKeys  # noqa: E402
-from ledger_core.log.log import Draft, Log  # noqa: E402
+from ledger_core.log.log import Draft, Log, Placement  # noqa: E402
 from ledger_core.log.memory_store import MemoryStore  # noqa: E402
 from ledger_core.log.store import Tree  # noqa: E402
 
@@ -204,7 +204,10 @@ def record_vectors() -> dict[str, Any]:
 
 
 def chain_vectors() -> dict[str, Any]:
-    """A whole ledger of three streams, as the rows of its trees; the key of the third is withheld."""
+    """A whole ledger of three streams, as the rows of its trees; the key of the third is withheld.
+
+    Two streams are placed in the queue and moved in it, and one has left it.
+    """
     random, ticks = FixedRandom("chain"), iter(range(1_000))
     keys = {StreamNo(number): random(32) for number in (1, 2, 3)}
     clock = Clock(now_ns=lambda: NOW_NS + 1_000 * next(ticks), monotonic_ns=lambda: 0, random=random)
@@ -214,9 +217,10 @@ def chain_vectors() -> dict[str, Any]:
     with version, fixed_nonces("chain nonces"), Log(store, MemoryKeys(keys), clock=clock) as log:
         tag = Cipher(keys[StreamNo(2)]).tag
         call = ToolCallRequested(**said, request=tag(b"request"), key=tag(b"key"), arguments={"title": "Hello"})
-        log.append(Draft(stream="run/a", body=call, actor="worker", step="step_a", epoch=1))
+        ready, later = Placement(b"ready"), Placement(b"timer\0\1", {"at": 1.5, "of": [1, b"\0"]})
+        log.append(Draft(stream="run/a", body=call, actor="worker", step="step_a", epoch=1, queue=ready))
         log.append(
-            Draft(stream="run/b", body=ValueCaptured(path="1", source="now", name="now", value=1.5)),
+            Draft(stream="run/b", body=ValueCaptured(path="1", source="now", name="now", value=1.5), queue=ready),
             Draft(
                 stream="run/a",
                 body=ToolCallCompleted(path="1", attempt=1, result={"id": 7, "log": "line\n" * 300}),
@@ -225,9 +229,10 @@ def chain_vectors() -> dict[str, Any]:
         )
         asked = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
         ask = ModelCallRequested(path="2", attempt=1, model="m", request=tag(b"r"), messages=asked, parameters={})
-        log.append(Draft(stream="run/a", body=ask), Draft(stream="run/b", body=call))
+        log.append(Draft(stream="run/a", body=ask, queue=later), Draft(stream="run/b", body=call, queue=later))
         counts = {"tool_call_requested": 1, "tool_call_completed": 1, "model_call_requested": 1}
-        log.append(Draft(stream="run/a", body=RunCompleted(counts=counts, tools={"issues.create": 1})))
+        done = RunCompleted(counts=counts, tools={"issues.create": 1})
+        log.append(Draft(stream="run/a", body=done, queue=Placement(None)))
         head = log.head()
         events = [
             {

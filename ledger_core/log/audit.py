@@ -9,15 +9,16 @@ one. Hold a head (`log head`) elsewhere, and verify against it. This file does n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from itertools import takewhile
 
 from ledger_core import chain
 from ledger_core.errors import Damaged
 from ledger_core.events.ledger import LedgerCreated
 from ledger_core.ids import Head, LedgerId, Seq, StreamNo
-from ledger_core.log import index, record
+from ledger_core.log import index, queue, record
 from ledger_core.log.store import Reader, Store, Tree
-from ledger_core.log.verify import SNAPSHOT, Checker, Finding, Sums, index_finding, records
+from ledger_core.log.verify import SNAPSHOT, UNREADABLE, Checker, Finding, Sums, index_finding, name_of, records
 
 
 def opening(store: Store) -> Iterator[Finding | Head]:
@@ -51,7 +52,9 @@ def closing(store: Store, sums: Sums, checked: int) -> Iterator[Finding | Head]:
         rows = reader.count(Tree.BLOBS)
         if rows != sums.blob_rows:
             yield Finding(kind="blob", detail=f"there are {rows:,} rows of blobs, and events stored {sums.blob_rows:,}")
+        queued = yield from _places(reader, sums)
         rows, wanted = reader.count(Tree.INDEX), 1 + 2 * sums.streams + sums.waypoints + sums.key_rows
+        wanted += sums.placed_streams + queued
         if rows != wanted:
             yield index_finding(None, None, f"there are {rows:,} rows, and the events account for {wanted:,}")
         yield last
@@ -127,6 +130,68 @@ def _heads(reader: Reader, sums: Sums) -> Iterator[Finding]:
         total, wanted = total + head.stream_seq, number + 1
     if total != sums.events:
         yield index_finding(None, None, f"the heads account for {total:,} events of {sums.events:,}")
+
+
+def _places(reader: Reader, sums: Sums) -> Generator[Finding, None, int]:
+    """The rows of the queue; returns how many streams the events put in it.
+
+    Every event that places its stream found a row that names it or a later one. Here every such row must name an event
+    that does, so it names the last; and with as many places as those events give, there is no place beside theirs.
+    """
+    rows = placements = ordinals = queued = 0
+    astray = False
+    for key, _ in reader.scan(Tree.INDEX, index.PLACED):
+        if key[:1] != index.PLACED:
+            break
+        rows += 1
+        try:
+            number = StreamNo(index.parse_seq(key[1:]))
+            last = queue.find(reader, number)
+            assert last is not None
+            right = queue.stands(reader, number, *last)
+        except UNREADABLE as damage:
+            yield index_finding(None, None, f"row {key.hex()}: the last placement of a stream: {damage}")
+            continue
+        count = last[1].ordinal
+        placements, ordinals = placements + count, ordinals + queue.ordinals(count)
+        queued += last[1].key is not None
+        if not right:
+            astray = True
+            detail = f"the row of stream {number} in the queue is missing or says something else"
+            yield index_finding(last[0], _name(reader, number), detail)
+    if rows != sums.placed_streams:
+        yield index_finding(None, None, f"{rows:,} streams have a last placement, and {sums.placed_streams:,} a first")
+    if (placements, ordinals) != (sums.placements, sums.ordinals):
+        detail = f"last placements account for {placements:,} of {sums.placements:,}, or placements are misnumbered"
+        yield index_finding(None, None, detail)
+    if astray or queued != sum(1 for _ in _in_queue(reader)):
+        yield from _strays(reader)
+    return queued
+
+
+def _strays(reader: Reader) -> Iterator[Finding]:
+    """Rows in the queue that no last placement gives: there are such, or too few."""
+    for key, value in _in_queue(reader):
+        try:
+            number = StreamNo(index.parse_seq(key[-8:]))
+            last = queue.find(reader, number)
+        except UNREADABLE as damage:
+            yield index_finding(None, None, f"row {key.hex()}: the place of a stream: {damage}")
+            continue
+        if last is None or queue.row_of(number, *last) != (key, value):
+            detail = f"stream {number} has a row in the queue that its last placement does not give"
+            yield index_finding(None, _name(reader, number), detail)
+
+
+def _in_queue(reader: Reader) -> Iterator[tuple[bytes, bytes]]:
+    return takewhile(lambda row: row[0][:1] == index.QUEUED, reader.scan(Tree.INDEX, index.QUEUED))
+
+
+def _name(reader: Reader, number: StreamNo) -> str | None:
+    try:
+        return name_of(reader, number)
+    except UNREADABLE:
+        return None
 
 
 def _last(reader: Reader) -> Head:

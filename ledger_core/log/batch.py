@@ -2,8 +2,8 @@
 
 Rules: lives inside one `store.write()` block and dies with it. A decision sees the log up to the commands before it in
 the same batch. Drafts are sealed in order: number the stream, encrypt, link, hash, put. Per event: one record and two
-hashes; per touched stream and batch: one head; per 256 events of a stream: one waypoint. This file does not know who
-waits for the commit.
+hashes; per touched stream and batch: one head; per 256 events of a stream: one waypoint; per placement: what the queue
+takes. This file does not know who waits for the commit.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ledger_core import chain
-from ledger_core.chain import CLOSES, CRITICAL, FORMAT, NO_HASH, OPENS, STORES, TAGGED, Sealed
+from ledger_core.chain import CLOSES, CRITICAL, FORMAT, NO_HASH, OPENS, QUEUES, STORES, TAGGED, Sealed
 from ledger_core.clock import Clock
 from ledger_core.errors import BadInput, Refused
 from ledger_core.events import REGISTRY, Body, Unknown
 from ledger_core.events.base import content_of, key_tags
 from ledger_core.failpoints import reach
 from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq, check_stream
-from ledger_core.log import blobs, content, index, record
+from ledger_core.log import blobs, content, index, queue, record
 from ledger_core.log.cipher import TAG_SIZE, Cipher, Nonces
 from ledger_core.log.index import StreamHead
 from ledger_core.log.reading import Ciphers, Reading
-from ledger_core.log.record import Draft, Event
+from ledger_core.log.record import Draft, Event, Later, Queued
 from ledger_core.log.store import Tree, Writer
 
 
@@ -42,6 +42,10 @@ class View(Protocol):
         """The first event that carries a key tag."""
         ...
 
+    def queue(self, prefix: bytes = b"", start: bytes = b"") -> Iterator[Queued]:
+        """Streams in the queue whose key begins with `prefix`, by key, from the first that is not below `start`."""
+        ...
+
 
 class Batch:
     """Drafts on their way into the log."""
@@ -53,6 +57,7 @@ class Batch:
         self._nonces = Nonces()
         self._heads: dict[StreamNo, StreamHead] = {}
         self._new: dict[StreamNo, Cipher] = {}
+        self._named: dict[StreamNo, str] = {}
         self._found: dict[StreamNo, StreamHead | None] = {}
         self._seen: Ciphers = {}
         self._streams: int | None = None
@@ -81,9 +86,17 @@ class Batch:
     def find_key(self, tag: bytes) -> Seq | None:
         return index.find_key(self._writer, tag)
 
-    def seal(self, drafts: Iterable[Draft]) -> list[Event]:
+    def queue(self, prefix: bytes = b"", start: bytes = b"") -> Iterator[Queued]:
+        for key, number, seq, note in queue.scan(self._writer, prefix, start):
+            name = self._named.get(number) or self._reading.info(self._writer, number).name
+            yield Queued(key, name, seq, note)
+
+    def seal(self, drafts: Iterable[Draft | Later]) -> list[Event]:
         """Put drafts behind the log's end; raises what makes one unfit, after which the batch must be abandoned."""
-        return [self._seal(draft) for draft in drafts]
+        events: list[Event] = []
+        for draft in drafts:
+            events.append(self._seal(draft if isinstance(draft, Draft) else draft(tuple(events))))
+        return events
 
     def finish(self) -> None:
         """Put the heads of the streams that grew."""
@@ -110,6 +123,11 @@ class Batch:
         if stored:
             flags |= STORES
             extra[record.EXTRA_BLOBS] = blobs.commit_list(self._writer, number, stored)
+        move: queue.Move | None = None
+        if draft.queue is not None:
+            flags |= QUEUES
+            move = queue.prepare(self._writer, number, draft.queue)
+            extra[record.EXTRA_QUEUE] = list(move.to)
         facts = record.encode_facts(draft, extra)
         header = Sealed(
             FORMAT,
@@ -134,6 +152,8 @@ class Batch:
         for tag in tags:
             if index.find_key(self._writer, tag) is None:
                 self._writer.put(Tree.INDEX, index.KEY + tag, index.seq_key(header.seq))
+        if move is not None:
+            queue.make(self._writer, number, header.seq, move)
         self._seq, self._hash, self._time_ns = header.seq, hash_, header.time_ns
         self._heads[number] = StreamHead(before.first, header.seq, stream_seq, hash_)
         self.first = self.first or self._heads[number]
@@ -171,6 +191,7 @@ class Batch:
         self._streams += 1
         number = StreamNo(self._streams)
         self._writer.put(Tree.INDEX, index.name_key(stream), index.seq_key(number))
+        self._named[number] = stream
         return number
 
     def _head(self, number: StreamNo) -> StreamHead | None:

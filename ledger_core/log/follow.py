@@ -41,24 +41,32 @@ class Bell:
         self._store = store
         self._descriptor = descriptor
 
-    def wait(self, seen: int, timeout: float | None = None) -> bool:
-        """Wait in a thread until there is a newer commit; False after `timeout` seconds without one."""
+    def version(self) -> int:
+        """Number of the last commit."""
+        return self._store.version()
+
+    def wait(self, seen: int, timeout: float | None = None, *, stop: int | None = None) -> bool:
+        """Wait in a thread until there is a newer commit; False after `timeout` seconds without one.
+
+        False as well when the descriptor `stop` can be read: somebody wants the thread back.
+        """
         end = None if timeout is None else time.monotonic() + timeout
         pause = _SHORTEST
-        while self._store.version() == seen:
+        calls = [] if stop is None else [stop]
+        while not (calls and select.select(calls, [], [], 0)[0]) and self._store.version() == seen:
             left = _PATIENCE if end is None else end - time.monotonic()
             if left <= 0:
                 return False
             if self._descriptor is None:
-                time.sleep(min(pause, left))
+                select.select(calls, [], [], min(pause, left))
                 pause = min(pause * 2, _LONGEST)
-            elif select.select([self._descriptor], [], [], min(left, _PATIENCE))[0]:
+            elif self._descriptor in select.select([self._descriptor, *calls], [], [], min(left, _PATIENCE))[0]:
                 self._drain()
                 for look in _LOOKS:
                     if self._store.version() != seen:
                         break
                     time.sleep(look)
-        return True
+        return not (calls and select.select(calls, [], [], 0)[0])
 
     async def await_(self, seen: int) -> None:
         """Wait in an event loop until there is a newer commit."""

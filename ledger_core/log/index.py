@@ -8,6 +8,8 @@ does. This file knows sealed bytes and facts' envelopes, not what bodies mean.
     'k'  tag[32]                  -> seq u64                                     first event that carries a key tag
     'n'  name                     -> stream u64                                  streams by name
     'p'  stream u64 ‖ stream_seq  -> seq u64                                     every 256th event of a stream
+    'q'  key ‖ stream u64         -> seq u64 ‖ note                              streams in the queue (`log.queue`)
+    's'  stream u64               -> seq u64                                     last event that placed its stream
 
 A stream is read by its own chain, backwards from a waypoint and turned round: one row in 256 events, instead of one an
 event in as many leaves as there are streams.
@@ -24,7 +26,7 @@ from ledger_core.errors import CannotOpen, Damaged
 from ledger_core.ids import Hash, LedgerId, Seq, StreamNo, StreamSeq
 from ledger_core.log.store import Reader, Tree, Writer
 
-META, HEAD, KEY, NAME, POSITION = b"\0", b"h", b"k", b"n", b"p"
+META, HEAD, KEY, NAME, POSITION, QUEUED, PLACED = b"\0", b"h", b"k", b"n", b"p", b"q", b"s"
 FORMAT_ROW: Final = META + b"format"
 _LONGEST_NAME: Final = 200
 _U64: Final = struct.Struct(">Q")
@@ -78,6 +80,14 @@ def name_key(name: str) -> bytes:
 
 def position_key(stream: int, stream_seq: int) -> bytes:
     return _POSITION.pack(POSITION, stream, stream_seq)
+
+
+def queue_key(key: bytes, stream: int) -> bytes:
+    return QUEUED + key + _U64.pack(stream)
+
+
+def placed_key(stream: int) -> bytes:
+    return PLACED + _U64.pack(stream)
 
 
 def read_head(reader: Reader, stream: StreamNo) -> StreamHead | None:

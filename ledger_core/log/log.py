@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ledger_core.errors import BadInput, CannotOpen, Damaged, LedgerError, NotFo
 from ledger_core.events.ledger import STREAM, ContentForgotten, LedgerCreated
 from ledger_core.failpoints import reach
 from ledger_core.ids import Head, LedgerId, Seq, StreamNo
-from ledger_core.log import follow, index
+from ledger_core.log import follow, index, queue
 from ledger_core.log.batch import Batch, View
 from ledger_core.log.group import Group, Ticket
 from ledger_core.log.index import StreamHead
@@ -28,12 +30,12 @@ from ledger_core.log.keys import KeyDirectory, Keys, MemoryKeys
 from ledger_core.log.lmdb_store import MAP_SIZE, LmdbStore, open_store
 from ledger_core.log.memory_store import MemoryStore
 from ledger_core.log.reading import Reading
-from ledger_core.log.record import Draft, Event
+from ledger_core.log.record import Draft, Event, Later, Placement, Queued
 from ledger_core.log.store import CommitUncertain, NeedsRoom, Store, Tree
 
 STORE = "agentledger.lmdb"
 KEYS = "keys"
-Decision = Callable[[View], Iterable[Draft]]
+Decision = Callable[[View], Iterable[Draft | Later]]
 _Ticket = Ticket[Decision, list[Event]]
 
 
@@ -102,7 +104,7 @@ class Log:
 
     # Appending
 
-    def append(self, *drafts: Draft) -> list[Event]:
+    def append(self, *drafts: Draft | Later) -> list[Event]:
         """Append drafts, all or none, durable when this returns."""
         return self._group.run(lambda _: drafts)
 
@@ -164,6 +166,15 @@ class Log:
                 return
             below = rows[-1][0]
 
+    def queued(self, prefix: bytes = b"", start: bytes = b"", limit: int = 64) -> list[Queued]:
+        """Streams in the queue whose key begins with `prefix`, by key, from the first that is not below `start`.
+
+        One snapshot, and at most `limit` of them.
+        """
+        with self._store.read() as reader:
+            rows = islice(queue.scan(reader, prefix, start), limit)
+            return [Queued(key, self._reading.info(reader, number).name, seq, note) for key, number, seq, note in rows]
+
     def read(self, after: int = 0, *, stop: int | None = None, contents: bool = True) -> Iterator[Event]:
         """Events strictly after a cursor, up to `stop`; facts only where `contents` is False."""
         return self._reading.log(after, contents=contents, stop=stop)
@@ -201,6 +212,10 @@ class Log:
                     after = event.seq
                     yield event
                 await bell.await_(seen)
+
+    def bell(self) -> AbstractContextManager[follow.Bell]:
+        """What rings after commits, of any process; for one thread."""
+        return follow.bell(self._store)
 
     def tagger(self, stream: str) -> Callable[[bytes], bytes] | None:
         """What makes the stream's keyed tags; None if its key is gone or the stream is not there."""
@@ -337,7 +352,7 @@ class _Unfit(Exception):
     """Drafts that cannot be sealed: the transaction holds parts of them and is begun anew without them."""
 
 
-def _drafts(ticket: _Ticket, batch: Batch) -> list[Draft] | None:
+def _drafts(ticket: _Ticket, batch: Batch) -> list[Draft | Later] | None:
     try:
         drafts = list(ticket.command(batch))
     except Damaged:
@@ -351,7 +366,7 @@ def _drafts(ticket: _Ticket, batch: Batch) -> list[Draft] | None:
     return drafts
 
 
-def _sealed(ticket: _Ticket, batch: Batch, drafts: list[Draft]) -> list[Event]:
+def _sealed(ticket: _Ticket, batch: Batch, drafts: list[Draft | Later]) -> list[Event]:
     try:
         return batch.seal(drafts)
     except (NeedsRoom, StoreFull, Damaged):
@@ -394,4 +409,4 @@ def refuse_emptied(store: Path, keys: KeyDirectory) -> None:
         return
 
 
-__all__ = ["Decision", "Draft", "Event", "Log"]
+__all__ = ["Decision", "Draft", "Event", "Later", "Log", "Placement", "Queued"]

@@ -9,6 +9,7 @@ This file does not decide, does not commit, and does not know what bodies mean.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import attrs
@@ -17,7 +18,7 @@ from ledger_core import chain, codec
 from ledger_core.chain import Sealed
 from ledger_core.errors import BadInput, Damaged
 from ledger_core.events import FORGOTTEN, UNREAD, Body, Missing, Unknown
-from ledger_core.events.base import build, facts_of
+from ledger_core.events.base import JSON, build, facts_of
 from ledger_core.ids import Hash, Seq, StreamNo, StreamSeq
 from ledger_core.log import blobs, content
 from ledger_core.log.cipher import Cipher
@@ -28,9 +29,30 @@ EXTRA_KEY_CHECK: Final = "key_check"
 EXTRA_BLOBS: Final = "blobs"
 EXTRA_TAGS: Final = "tags"
 """Names of the facts that are key tags, so that the key index can be recomputed for types one does not know."""
+EXTRA_QUEUE: Final = "queue"
+"""The event's placement: `[ordinal, key or null, note]`."""
 _WORDS: Final = frozenset((str, type(None)))
 _PLACES: Final = frozenset((int, type(None)))
 _PLACE: Final = struct.Struct(">QQ")
+
+
+class Placement(NamedTuple):
+    """Where an event puts its stream in the queue; whoever reads the queue says what keys mean.
+
+    A key has 1 to 64 bytes; None takes the stream out. The note is a document of at most 1,024 bytes.
+    """
+
+    key: bytes | None
+    note: JSON = None
+
+
+class Queued(NamedTuple):
+    """A stream in the queue, and the event that put it there."""
+
+    key: bytes
+    stream: str
+    seq: Seq
+    note: JSON
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +66,8 @@ class Draft:
     epoch: int | None = None
     causation: Seq | None = None
     """Seq of the event that this one answers."""
+    queue: Placement | None = None
+    """The stream's new place in the queue; None leaves it where it is."""
 
 
 class Event(NamedTuple):
@@ -61,6 +85,10 @@ class Event(NamedTuple):
     epoch: int | None
     causation: Seq | None
     body: Body
+
+
+Later = Callable[[Sequence[Event]], Draft]
+"""A draft that is made when those before it in its decision are sealed, of their events; it may be made again."""
 
 
 @attrs.frozen(kw_only=True)

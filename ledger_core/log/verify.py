@@ -22,13 +22,13 @@ from ledger_core import chain, codec
 from ledger_core.chain import Sealed
 from ledger_core.errors import Damaged
 from ledger_core.ids import Hash, Seq, StreamNo, StreamSeq
-from ledger_core.log import blobs, cipher, index, record
+from ledger_core.log import blobs, cipher, index, queue, record
 from ledger_core.log.store import Reader, Store, Tree
 
 SNAPSHOT: Final = 2048
 """Records read in one snapshot."""
 _NOTHING: Final = (0, StreamSeq(0), chain.NO_HASH)
-_UNREADABLE: Final = (Damaged, LookupError, TypeError, ValueError, AttributeError)
+UNREADABLE: Final = (Damaged, LookupError, TypeError, ValueError, AttributeError)
 """What reading facts may raise that were sealed by somebody else, and do not have the shape they should."""
 _TOOL_CALL: Final = "tool_call_requested"
 
@@ -54,6 +54,9 @@ class Sums:
     blob_rows: int = 0
     key_rows: int = 0
     waypoints: int = 0
+    placements: int = 0
+    placed_streams: int = 0
+    ordinals: int = 0
 
     def add(self, other: Sums) -> None:
         """Add another worker's sums."""
@@ -132,7 +135,7 @@ class Checker:
                     header = Sealed._make(head)
                     if next(trial._account(reader, header, record.decode_facts(data, header)), None) is not None:
                         return None
-                except _UNREADABLE:
+                except UNREADABLE:
                     return None
             wanted, then = wanted + 1, time_ns
         if wanted <= last:
@@ -187,7 +190,22 @@ class Checker:
             head = index.read_head(reader, number)
             if head is None or head.stream_seq != wanted - 1:
                 yield Finding(kind="index", stream=name, detail=f"the head of the stream is not its event {wanted - 1}")
+            yield from self._last_placement(reader, number, name)
         self.sums.streams = 1
+
+    def _last_placement(self, reader: Reader, number: StreamNo, name: str) -> Iterator[Finding]:
+        """The rows of a stream's last placement, once all its events are checked."""
+        try:
+            last = queue.find(reader, number)
+            if last is not None and not queue.stands(reader, number, *last):
+                yield index_finding(last[0], name, "its row in the queue is missing or says something else")
+        except UNREADABLE as damage:
+            yield index_finding(None, name, f"its last placement cannot be read: {damage}")
+        else:
+            count = 0 if last is None else last[1].ordinal
+            if (count, queue.ordinals(count)) != (self.sums.placements, self.sums.ordinals):
+                detail = f"its {self.sums.placements:,} placements do not count from 1 to {count:,}"
+                yield index_finding(None, name, detail)
 
     def _record(self, reader: Reader, data: bytes, seq: int) -> Generator[Finding, None, Sealed | None]:
         """Check one record by itself; returns its header, or None if nothing in it can be relied on."""
@@ -202,7 +220,7 @@ class Checker:
             codec.decode(data[chain.FACTS_AT : chain.FACTS_AT + header.facts_size])
             name = self._name(reader, header, facts)
             yield from self._body(reader, data, header, facts, name)
-        except _UNREADABLE as damage:
+        except UNREADABLE as damage:
             yield Finding(kind="facts", seq=seq, detail=f"the facts cannot be read: {damage}")
         return header
 
@@ -232,6 +250,8 @@ class Checker:
             yield from self._blobs(reader, header, facts[7][record.EXTRA_BLOBS], name)
         if header.flags & chain.TAGGED:
             yield from self._keys(reader, header, facts, name)
+        if header.flags & chain.QUEUES:
+            yield from self._placement(reader, header, facts, name)
         if header.flags & chain.CLOSES:
             yield from _counts(reader, header, facts[6], name)
 
@@ -273,13 +293,24 @@ class Checker:
                 if first is None or first > header.seq or (first < header.seq and not _carries(reader, first, tag)):
                     yield index_finding(header.seq, name, "the row of its key is missing or names another event")
 
+    def _placement(self, reader: Reader, header: Sealed, facts: list[Any], name: str) -> Iterator[Finding]:
+        """No later snapshot names an earlier event: so the row that is left names the last, if it names one at all."""
+        ordinal = queue.parse(facts).ordinal
+        self.sums.placements += 1
+        self.sums.placed_streams += ordinal == 1
+        self.sums.ordinals += ordinal
+        row = reader.get(Tree.INDEX, index.placed_key(header.stream))
+        if row is None or len(row) != 8 or index.parse_seq(row) < header.seq:
+            detail = "the row of its stream's last placement is missing or names an earlier event"
+            yield index_finding(header.seq, name, detail)
+
     def _name(self, reader: Reader, header: Sealed, facts: list[Any]) -> str:
         name = self._names.get(header.stream)
         if name is None:
             if header.flags & chain.OPENS:
                 name = str(facts[7][record.EXTRA_STREAM])
             else:
-                name = _name_of(reader, header.stream)
+                name = name_of(reader, header.stream)
             if len(self._names) > SNAPSHOT:
                 self._names.clear()
             self._names[header.stream] = name
@@ -340,7 +371,7 @@ def _carries(reader: Reader, seq: Seq, tag: bytes) -> bool:
     return tagged and any(facts[6].get(field) == tag for field in facts[7][record.EXTRA_TAGS])
 
 
-def _name_of(reader: Reader, number: StreamNo) -> str:
+def name_of(reader: Reader, number: StreamNo) -> str:
     head = index.read_head(reader, number)
     data = None if head is None else reader.get(Tree.EVENTS, index.seq_key(head.first))
     if data is None:

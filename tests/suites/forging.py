@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import lmdb
 
-from ledger_core import chain
+from ledger_core import chain, codec
 from ledger_core.chain import HASH_SIZE, HEADER
 from ledger_core.events import REGISTRY
 from ledger_core.log.log import STORE, Log
 from ledger_core.log.memory_store import MemoryStore
-from ledger_core.log.record import Draft
+from ledger_core.log.record import Draft, Placement
 from ledger_core.log.store import Store, Tree
 
 Rows = list[dict[bytes, bytes]]
@@ -24,6 +25,10 @@ def draft(stream: str, type_: str, /, **fields: Any) -> Draft:
 
 def note(stream: str, value: object) -> Draft:
     return draft(stream, "value_captured", path="0", source="capture", name="n", value=value)
+
+
+def placed(draft: Draft, key: bytes | None, note: object = None) -> Draft:
+    return attrs.evolve(draft, queue=Placement(key, note))
 
 
 def call(stream: str, tool: str, key: bytes) -> Draft:
@@ -38,11 +43,15 @@ def messages(stream: str, count: int) -> Draft:
 
 
 def fill(log: Log) -> None:
-    """A run with a key, messages, a large content and a true account of itself; and another, interleaved."""
-    log.append(note("run/a", 1), note("run/b", 2), call("run/a", "post", b"k" * 32))
-    log.append(messages("run/a", 2), call("run/b", "post", b"k" * 32), note("run/a", "x" * 1200))
+    """A run with a key, messages, a large content and a true account of itself; and another, interleaved.
+
+    Both stand in the queue; the first moves in it and leaves it, the other moves.
+    """
+    log.append(placed(note("run/a", 1), b"r"), placed(note("run/b", 2), b"r", [2]), call("run/a", "post", b"k" * 32))
+    log.append(placed(messages("run/a", 2), b"t1"))
+    log.append(placed(call("run/b", "post", b"k" * 32), b"t2", {"at": 5}), note("run/a", "x" * 1200))
     counts = {"value_captured": 2, "tool_call_requested": 1, "model_call_requested": 1}
-    log.append(draft("run/a", "run_completed", counts=counts, tools={"post": 1}))
+    log.append(placed(draft("run/a", "run_completed", counts=counts, tools={"post": 1}), None))
 
 
 def rows_of(store: Store) -> Rows:
@@ -101,15 +110,23 @@ def rechained(records: list[bytes], wrong: dict[int, dict[str, Any]] | None = No
 
 
 def indexed(rows: Rows) -> Rows:
-    """The rows of the index that records account for, made anew: ends of streams and waypoints."""
-    made = {key: value for key, value in rows[Tree.INDEX].items() if key[:1] not in (b"h", b"p")}
+    """The rows of the index that records account for, made anew: ends of streams, waypoints and the queue."""
+    made = {key: value for key, value in rows[Tree.INDEX].items() if key[:1] not in (b"h", b"p", b"q", b"s")}
     firsts: dict[int, bytes] = {}
+    queued: dict[bytes, tuple[bytes, bytes]] = {}
     for key, data in rows[Tree.EVENTS].items():
         header = chain.unpack(data)
         first = firsts.setdefault(header.stream, key)
         made[b"h" + seq(header.stream)] = first + key + seq(header.stream_seq) + data[:HASH_SIZE]
         if header.stream_seq % 256 == 0:
             made[b"p" + seq(header.stream) + seq(header.stream_seq)] = key
+        if header.flags & chain.QUEUES:
+            stream, (_, at, noted) = seq(header.stream), codec.decode(facts_in(data))[7]["queue"]
+            queued.pop(stream, None)
+            if at is not None:
+                queued[stream] = (b"q" + at + stream, key + codec.encode(noted))
+            made[b"s" + stream] = key
+    made |= dict(queued.values())
     return [rows[Tree.EVENTS], rows[Tree.BLOBS], made]
 
 
