@@ -17,6 +17,7 @@ turns `exit_code` into the process's own. This file knows nothing of terminals, 
       Refused                      1  a decision said no; nothing was written
         KeyConflict                5  one idempotency key, two different requests
         Fenced                     5  a later epoch owns the step
+        Cancelled                  1  the run is to end: nothing new begins
       Diverged                     4  the code no longer does what was recorded
       InDoubt                      5  an outside effect whose outcome nobody knows
       RunFailed                    1  the agent's own failure, as `Result.raise_for_status` gives it
@@ -25,7 +26,10 @@ turns `exit_code` into the process's own. This file knows nothing of terminals, 
       NonRetryableAgentError          the agent says that another attempt is pointless
       ToolFailed                      a tool's recorded failure, the same live and replayed
       ModelFailed                     a model's recorded failure, the same live and replayed
+      ChildFailed                     a child run's end without a result
+      WaitTimedOut                    a signal, an approval or a child that did not come in time
     NoEffect                          raised by a tool: nothing happened outside
+      Unavailable                     raised by a tool: the other side is not there; try again later
 """
 
 from __future__ import annotations
@@ -119,6 +123,10 @@ class Fenced(Refused):
     exit_code = 5
 
 
+class Cancelled(Refused):
+    """Somebody asked for the end of the run: what is under way is recorded, nothing new begins."""
+
+
 class Diverged(LedgerError):
     """The code no longer attempts what was recorded; `divergence` holds the difference as data."""
 
@@ -160,6 +168,9 @@ class EffectFailed(AgentError):
         self.error_type = error_type
         self.message = message
 
+    path: str | None = None
+    """The effect that failed."""
+
 
 class ToolFailed(EffectFailed):
     """A tool call that failed, for good."""
@@ -169,5 +180,20 @@ class ModelFailed(EffectFailed):
     """A model call that failed, for good."""
 
 
+class ChildFailed(EffectFailed):
+    """A child run that failed or was cancelled; `name` is its run id."""
+
+
+class WaitTimedOut(EffectFailed, TimeoutError):
+    """What was waited for did not come in time."""
+
+
 class NoEffect(Exception):
     """Raised by a tool, or by its `verify` hook: nothing happened outside, so trying again is safe."""
+
+
+class Unavailable(NoEffect):
+    """Raised by a tool or a model's provider: the other side cannot be reached, and nothing happened there.
+
+    An outage is nobody's failure: the call is made again later, for as long as it takes, and counts as no attempt.
+    """

@@ -48,6 +48,8 @@ class ToolCallFailed(Body):
     category: str = fact()
     error_type: str = fact()
     in_doubt: bool = fact()
+    retry_ns: int | None = fact(default=None)
+    """Set where this is not the end: it is looked at again at this time, tried again or settled."""
     message: str = content()
 
 
@@ -58,7 +60,10 @@ class ToolCallSettled(Body):
     path: str = fact()
     attempt: int = fact()
     outcome: SettledAs = fact()
-    by: Literal["verify", "person"] = fact()
+    by: Literal["verify", "person", "late"] = fact()
+    """`late`: by the worker that made the call, after it had lost the step."""
+    again: bool | None = fact(default=None)
+    """Set where the failure that was recorded is not the end: nothing happened, and the tool is called again."""
     result: JSON = content(default=None)
     reason: str = content(default="")
 
@@ -94,6 +99,8 @@ class ModelCallFailed(Body):
     attempt: int = fact()
     category: str = fact()
     error_type: str = fact()
+    retry_ns: int | None = fact(default=None)
+    """Set where this is not the end: the model is asked again at this time."""
     message: str = content()
 
 

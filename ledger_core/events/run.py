@@ -23,6 +23,23 @@ class RunCreated(Body):
     session: str | None = fact(default=None)
     seed: bytes = fact()
     """32 bytes that `ctx.random` and `ctx.uuid` derive from."""
+    priority: int | None = fact(default=None)
+    """-128 to 127, the highest is claimed first; 0 if left out."""
+    capabilities: list[str] | None = fact(default=None)
+    """What a worker must offer to claim it."""
+    retry: JSON = fact(default=None)
+    """The retry policy (`run.retry`), the default one if left out."""
+    timeout_ns: int | None = fact(default=None)
+    """How long one claim of a step may work."""
+    parent: str | None = fact(default=None)
+    """The run that spawned this one, by its effect at `parent_path`, recorded in the event of this seq and hash."""
+    parent_path: str | None = fact(default=None)
+    parent_seq: int | None = fact(default=None)
+    parent_hash: bytes | None = fact(default=None)
+    root: str | None = fact(default=None)
+    """The first run of the family; left out for itself."""
+    variables: JSON = content(default=None)
+    """The session's variables as the run was created."""
     initial_state: JSON = content()
     origin: str | None = content(default=None)
     """Where the code's file was; content, because paths name people."""
@@ -43,6 +60,29 @@ class RunFailed(Body):
     category: str = fact()
     counts: dict[str, int] = fact()
     tools: dict[str, int] = fact()
+
+
+@event("run_cancel_requested", critical=True)
+class RunCancelRequested(Body):
+    """Somebody wants the run to end. Its worker stops at its next effect; nobody's run ends with this event."""
+
+    reason: str = content(default="")
+
+
+@event("run_cancelled", critical=True, closes=True)
+class RunCancelled(Body):
+    """The run ended because it was asked to."""
+
+    counts: dict[str, int] = fact()
+    tools: dict[str, int] = fact()
+
+
+@event("run_parked", critical=True)
+class RunParked(Body):
+    """Nobody claims the run any more until a person resumes it: `losses` workers in a row were lost with it."""
+
+    step: str = fact()
+    losses: int = fact()
 
 
 @event("divergence_detected", critical=True)

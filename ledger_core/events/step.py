@@ -11,7 +11,12 @@ class StepCreated(Body):
 
     step: str = fact()
     number: int = fact()
+    """From 1, in the order of the run's steps."""
     agent: str = fact()
+    entry_point: str | None = fact(default=None)
+    """Of the step's code, where it is not the run's own."""
+    code_digest: bytes | None = fact(default=None)
+    origin: str | None = content(default=None)
 
 
 @event("step_claimed", critical=True)
@@ -28,11 +33,14 @@ class StepClaimed(Body):
 
 @event("step_released", critical=True)
 class StepReleased(Body):
-    """The owner gave the step back: `waiting` names why it cannot go on by itself, if it cannot."""
+    """The owner gave the step back: `waiting` names why it cannot go on at once, if it cannot."""
 
     step: str = fact()
     epoch: int = fact()
     waiting: str | None = fact(default=None)
+    """`waits` for what its branches wait for, `yield` for its next turn; `in doubt`, `divergence` and `blocked` (by
+    what `reason` says) for a person."""
+    reason: str = content(default="")
 
 
 @event("lease_expired", critical=True)
@@ -42,6 +50,39 @@ class LeaseExpired(Body):
     step: str = fact()
     epoch: int = fact()
     reason: str = fact()
+
+
+@event("step_retry_scheduled", critical=True)
+class StepRetryScheduled(Body):
+    """The step's code failed and is tried again: `attempt` begins not before `wake_ns`."""
+
+    step: str = fact()
+    epoch: int = fact()
+    attempt: int = fact()
+    wake_ns: int = fact()
+    category: str = fact()
+    error_type: str = fact()
+    reopened: str | None = fact(default=None)
+    """Path of the effect whose failure the code failed of: tried again, the others stay as they are recorded."""
+    fresh: bool | None = fact(default=None)
+    """The attempt begins without the journal; outside writes that succeeded stay."""
+    message: str = content()
+
+
+@event("step_cancelled", critical=True)
+class StepCancelled(Body):
+    """The step ended because its run was asked to."""
+
+    step: str = fact()
+    epoch: int = fact()
+
+
+@event("code_patched")
+class CodePatched(Body):
+    """The code took a branch that was added on purpose: `ctx.patched(name)` was true, and stays so for this step."""
+
+    step: str = fact()
+    name: str = fact()
 
 
 @event("state_patch_proposed")

@@ -18,6 +18,7 @@ import attrs
 from ledger_core.errors import BadInput
 from ledger_core.events.effect import SideEffect
 from ledger_core.ids import check_name
+from ledger_core.run.retry import RetryPolicy, policy_of
 
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
@@ -35,6 +36,14 @@ class ToolSpec:
     side_effect: SideEffect = "none"
     description: str = ""
     verify: Function | None = None
+    timeout: float | None = None
+    """Seconds that one attempt may take."""
+    retry: RetryPolicy | None = None
+    """How an attempt that failed without an effect is made again; never, if left out."""
+    settle_after: float = 0.0
+    """Seconds for which a request that was sent may still arrive: before, "no effect" is not believed."""
+    outage: tuple[type[BaseException], ...] = ()
+    """Errors that mean that the other side is not there and nothing happened: waited for, not counted."""
 
     @name.validator
     def _check_name(self, _: object, name: str) -> None:
@@ -48,6 +57,12 @@ class ToolSpec:
             )
         if not callable(self.function) or not (self.verify is None or callable(self.verify)):
             raise BadInput(f"Tool {self.name} needs functions: the tool's own, and `verify` if it has one.")
+        for name, least in (("timeout", 0.001), ("settle_after", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not (type(value) in (int, float) and least <= value < 1e9):
+                raise BadInput(f"Tool {self.name} has the {name} {value!r:.50}.", hint="It is a number of seconds.")
+        if not all(isinstance(one, type) and issubclass(one, BaseException) for one in self.outage):
+            raise BadInput(f"Tool {self.name} names outages that are no classes of errors.")
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Raise `BadInput` unless the tool can be called with these arguments."""
@@ -123,6 +138,10 @@ def tool(
     side_effect: SideEffect = "none",
     description: str | None = None,
     verify: Function | None = None,
+    timeout: float | None = None,
+    retry: RetryPolicy | Mapping[str, Any] | int | None = None,
+    settle_after: float = 0.0,
+    outage: tuple[type[BaseException], ...] = (),
 ) -> Callable[[F], F]: ...
 def tool(
     function: Function | None = None,
@@ -133,11 +152,32 @@ def tool(
     side_effect: SideEffect = "none",
     description: str | None = None,
     verify: Function | None = None,
+    timeout: float | None = None,
+    retry: RetryPolicy | Mapping[str, Any] | int | None = None,
+    settle_after: float = 0.0,
+    outage: tuple[type[BaseException], ...] = (),
 ) -> Any:
-    """Declare a function a tool; it stays callable as it was. Raises `BadInput`."""
+    """Declare a function a tool; it stays callable as it was. `retry` is a policy, or a number of attempts.
+
+    Raises `BadInput`.
+    """
+    if type(retry) is int:
+        retry = RetryPolicy(max_attempts=retry)
+    policy = None if retry is None else policy_of(retry)  # type: ignore[arg-type]  # an int is a policy by now
 
     def declare(function: F) -> F:
-        spec = _declared(function, name, version, side_effect, description, verify)
+        spec = ToolSpec(
+            name=name or str(getattr(function, "__name__", type(function).__name__)),
+            function=function,
+            version=version,
+            side_effect=side_effect,
+            description=description or inspect.getdoc(function) or "",
+            verify=verify,
+            timeout=timeout,
+            retry=policy,
+            settle_after=settle_after,
+            outage=tuple(outage),
+        )
         function.__agentledger_tool__ = spec  # type: ignore[attr-defined]
         return function
 
@@ -153,22 +193,8 @@ def spec_of(declared: ToolSpec | Function) -> ToolSpec:
         return found
     if not callable(declared):
         raise BadInput(f"{declared!r:.100} is no tool.", hint="Pass a function decorated with @tool, or a ToolSpec.")
-    return _declared(declared, None, "1", "none", None, None)
-
-
-def _declared(
-    function: Function,
-    name: str | None,
-    version: str,
-    side_effect: SideEffect,
-    description: str | None,
-    verify: Function | None,
-) -> ToolSpec:
     return ToolSpec(
-        name=name or str(getattr(function, "__name__", type(function).__name__)),
-        function=function,
-        version=version,
-        side_effect=side_effect,
-        description=description or inspect.getdoc(function) or "",
-        verify=verify,
+        name=str(getattr(declared, "__name__", type(declared).__name__)),
+        function=declared,
+        description=inspect.getdoc(declared) or "",
     )

@@ -24,6 +24,7 @@ from ledger_core.failpoints import reach
 from ledger_core.ids import Head, LedgerId, Seq, StreamNo
 from ledger_core.log import follow, index, queue
 from ledger_core.log.batch import Batch, View
+from ledger_core.log.follow import Bell
 from ledger_core.log.group import Group, Ticket
 from ledger_core.log.index import StreamHead
 from ledger_core.log.keys import KeyDirectory, Keys, MemoryKeys
@@ -213,7 +214,12 @@ class Log:
                     yield event
                 await bell.await_(seen)
 
-    def bell(self) -> AbstractContextManager[follow.Bell]:
+    def find_key(self, tag: bytes) -> Seq | None:
+        """The first event that carries a key tag."""
+        with self._store.read() as reader:
+            return index.find_key(reader, tag)
+
+    def bell(self) -> AbstractContextManager[Bell]:
         """What rings after commits, of any process; for one thread."""
         return follow.bell(self._store)
 

@@ -6,12 +6,16 @@ at a time, when the code can do nothing more without one: so racing code takes t
 journal waits until everything in it has been requested and released, and is live then; if the journal holds
 something that a code which can do no more has not asked for, the code has diverged.
 
+A new attempt of the code keeps the journal, with the effect that failed reopened and what came behind its failure
+dropped; a fresh one drops it all. Outside writes that succeeded are never dropped: asked for again, they are answered;
+the same tool at the same place with another request is a divergence; another tool there gets a place of its own.
+
 This file does not know loops, threads, the log, or what effects do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from enum import Enum
 from typing import Any, Final
 
@@ -29,7 +33,19 @@ from ledger_core.events.effect import (
     ToolCallSettled,
     ValueCaptured,
 )
-from ledger_core.events.step import StatePatchProposed
+from ledger_core.events.step import CodePatched, StatePatchProposed, StepCreated, StepRetryScheduled
+from ledger_core.events.wait import (
+    ApprovalDecided,
+    ApprovalRequested,
+    ChildAwaited,
+    ChildRunEnded,
+    ChildRunRequested,
+    SignalAwaited,
+    SignalReceived,
+    TimerFired,
+    TimerStarted,
+    WaitAnswered,
+)
 from ledger_core.run import divergence
 from ledger_core.run.divergence import Divergence, differences
 
@@ -78,6 +94,14 @@ class Entry:
     """It was recorded as an outside write, whatever its tool says today."""
     told: bool = True
     """The failure is the tool's own, which the code is to be told; not the runtime's word for not knowing."""
+    wake_ns: int | None = None
+    """When an open effect is looked at again, or a wait is over."""
+    failures: int = 0
+    """Attempts that failed, outages not counted."""
+    outages: int = 0
+    """Attempts in a row that found the other side gone."""
+    ended: int = 0
+    """Seq of its outcome."""
 
     @property
     def final(self) -> bool:
@@ -93,6 +117,15 @@ class Journal:
     """The recorded effects of one step, and how far the code has come through them."""
 
     def __init__(self) -> None:
+        self.patched: set[str] = set()
+        """Names of the deliberate changes that the code took."""
+        self._attempt = 1
+        self._answers: dict[int, Body] = {}
+        self._restart()
+        self._written: dict[str, Entry] = {}
+        """Outside writes of dropped parts that succeeded."""
+
+    def _restart(self) -> None:
         self.entries: dict[str, Entry] = {}
         self._order: list[tuple[str, bool]] = []
         """Paths in the order in which the code got their outcomes, or (True) stopped waiting for them."""
@@ -105,49 +138,129 @@ class Journal:
     # Recording: fold the step's events, in order
 
     def record(self, seq: int, body: Body) -> None:
-        """Take one event of the step into the journal; what is no effect is passed over."""
-        if isinstance(body, ToolCallRequested):
-            self._intended(seq, body, "tool", body.tool, {"arguments": body.arguments})
-        elif isinstance(body, ModelCallRequested):
-            document = {"model": body.model, "messages": body.messages, "parameters": body.parameters}
-            self._intended(seq, body, "model", body.model, document)
-        elif isinstance(body, (ToolCallCompleted, ModelCallCompleted)):
-            value = body.result if isinstance(body, ToolCallCompleted) else body.response
-            self._ended(body.path, Standing.DONE, value=value)
-        elif isinstance(body, (ToolCallFailed, ModelCallFailed)):
-            doubt = isinstance(body, ToolCallFailed) and body.in_doubt
-            standing = Standing.IN_DOUBT if doubt else Standing.FAILED
-            self._ended(body.path, standing, value=body.message, error_type=body.error_type)
-            self.entries[body.path].told = body.category != UNKNOWN
-        elif isinstance(body, EffectAbandoned):
-            self._abandoned.add(body.path)
-            self._order.append((body.path, True))
-        elif isinstance(body, ToolCallSettled):
-            self._settled(body)
-        elif isinstance(body, ValueCaptured):
-            self._immediate(seq, body.path, body.source, body.name, body.value, error_type=body.error_type)
-        elif isinstance(body, StatePatchProposed):
-            self._immediate(seq, body.path, "patch", "", body.patch, request=body.request)
+        """Take one event of the run into the journal of its step; what is no effect is passed over."""
+        recording = _RECORDINGS.get(type(body))
+        if recording is not None:
+            recording(self, seq, body)
+
+    def _step(self, _: int, body: StepCreated) -> None:
+        if body.number > 1:
+            self._restart()
+            self._written, self.patched, self._attempt = {}, set(), 1
+
+    def _again(self, _: int, body: StepRetryScheduled) -> None:
+        self._attempt = body.attempt
+        failed = self.entries.get(body.reopened or "")
+        if failed is None and not body.fresh:
+            return
+        if failed is None or not failed.final:
+            dropped = list(self.entries) if body.fresh else []
+        else:
+            dropped = [path for path, entry in self.entries.items() if entry.seq > failed.ended]
+            self._order = [(path, gone) for path, gone in self._order if path != failed.intent.path]
+            failed.standing, failed.no_effect, failed.wake_ns, failed.failures = Standing.OPEN, True, None, 0
+        for path in dropped:
+            entry = self.entries.pop(path)
+            if entry.writes and entry.standing is not Standing.FAILED:
+                self._written[path] = entry
+        self._order = [(path, gone) for path, gone in self._order if path in self.entries]
+        if body.fresh:
+            self.patched = set()
+
+    def _patched(self, _: int, body: CodePatched) -> None:
+        self.patched.add(body.name)
+
+    def _tool(self, seq: int, body: ToolCallRequested) -> None:
+        self._intended(seq, body, "tool", body.tool, {"arguments": body.arguments})
+
+    def _model(self, seq: int, body: ModelCallRequested) -> None:
+        document = {"model": body.model, "messages": body.messages, "parameters": body.parameters}
+        self._intended(seq, body, "model", body.model, document)
 
     def _intended(
         self, seq: int, body: ToolCallRequested | ModelCallRequested, kind: str, name: str, document: Any
     ) -> None:
         intent = Intent(path=body.path, kind=kind, name=name, request=body.request, document=document)
         writes = isinstance(body, ToolCallRequested) and body.side_effect == "external_write"
-        self.entries[body.path] = Entry(intent=intent, seq=seq, attempt=body.attempt, writes=writes)
+        before = self.entries.get(body.path)
+        self.entries[body.path] = Entry(
+            intent=intent,
+            seq=before.seq if before else seq,
+            attempt=body.attempt,
+            writes=writes,
+            failures=before.failures if before else 0,
+            outages=before.outages if before else 0,
+        )
 
-    def _ended(self, path: str, standing: Standing, *, value: Any, error_type: str | None = None) -> None:
+    def _done(self, seq: int, body: ToolCallCompleted | ModelCallCompleted) -> None:
+        value = body.result if isinstance(body, ToolCallCompleted) else body.response
+        self._ended(seq, body.path, Standing.DONE, value=value)
+
+    def _failed(self, seq: int, body: ToolCallFailed | ModelCallFailed) -> None:
+        doubt = isinstance(body, ToolCallFailed) and body.in_doubt
+        again = body.retry_ns is not None
+        entry = self.entries[body.path]
+        if body.category == UNKNOWN and entry.standing is Standing.IN_DOUBT:  # asked again: what it says stays
+            entry.wake_ns, entry.outages = body.retry_ns, entry.outages + 1
+            return
+        standing = Standing.IN_DOUBT if doubt else Standing.OPEN if again else Standing.FAILED
+        self._ended(seq, body.path, standing, value=body.message, error_type=body.error_type)
+        entry.told = body.category != UNKNOWN
+        entry.wake_ns, entry.no_effect = body.retry_ns, again and not doubt
+        if body.category in ("outage", UNKNOWN):
+            entry.outages += 1
+        else:
+            entry.failures, entry.outages = entry.failures + 1, 0
+
+    def _gone(self, _: int, body: EffectAbandoned) -> None:
+        self._abandoned.add(body.path)
+        self._order.append((body.path, True))
+
+    def _captured(self, seq: int, body: ValueCaptured) -> None:
+        self._immediate(seq, body.path, body.source, body.name, body.value, error_type=body.error_type)
+
+    def _proposed(self, seq: int, body: StatePatchProposed) -> None:
+        self._immediate(seq, body.path, "patch", "", body.patch, request=body.request)
+
+    def _waits(self, kind: str, name: str, seq: int, body: Any) -> None:
+        intent = Intent(path=body.path, kind=kind, name=name, request=body.request, document=body.asked)
+        self.entries[body.path] = Entry(intent=intent, seq=seq, wake_ns=body.wake_ns)
+
+    def _spawned(self, seq: int, body: ChildRunRequested) -> None:
+        intent = Intent(path=body.path, kind="child", name=body.agent, request=body.request, document=body.asked)
+        self.entries[body.path] = Entry(intent=intent, seq=seq)
+        self._ended(seq, body.path, Standing.DONE, value=body.run)
+
+    def _answer(self, seq: int, body: Body) -> None:
+        self._answers[seq] = body
+
+    def _fired(self, seq: int, body: TimerFired) -> None:
+        if self.entries[body.path].intent.kind == "sleep":
+            self._ended(seq, body.path, Standing.DONE, value=None)
+        else:
+            self._ended(seq, body.path, Standing.FAILED, value="it did not come in time", error_type=TIMED_OUT)
+
+    def _answered(self, seq: int, body: WaitAnswered) -> None:
+        standing, value, error_type = answer_of(self._answers[body.answer])
+        self._ended(seq, body.path, standing, value=value, error_type=error_type)
+
+    def _ended(self, seq: int, path: str, standing: Standing, *, value: Any, error_type: str | None = None) -> None:
         entry = self.entries[path]
-        entry.standing, entry.value, entry.error_type = standing, value, error_type
+        entry.standing, entry.value, entry.error_type, entry.ended = standing, value, error_type, seq
         if entry.final and path not in self._abandoned:
             self._order.append((path, False))
 
-    def _settled(self, body: ToolCallSettled) -> None:
-        entry = self.entries[body.path]
+    def _settled(self, seq: int, body: ToolCallSettled) -> None:
+        entry = self.entries.get(body.path)
+        if entry is None:
+            return  # late evidence of a step that is over, or of a part that was dropped
+        entry.wake_ns = None
         if body.outcome == "succeeded":
-            self._ended(body.path, Standing.DONE, value=body.result)
-        elif entry.standing is Standing.IN_DOUBT and entry.told:  # the code is told of the failure that was recorded
-            self._ended(body.path, Standing.FAILED, value=entry.value, error_type=entry.error_type)
+            self._ended(seq, body.path, Standing.DONE, value=body.result)
+        elif (
+            entry.standing is Standing.IN_DOUBT and entry.told and not body.again
+        ):  # the code is told of the failure that was recorded
+            self._ended(seq, body.path, Standing.FAILED, value=entry.value, error_type=entry.error_type)
         else:
             entry.no_effect, entry.standing = True, Standing.OPEN
 
@@ -168,9 +281,23 @@ class Journal:
 
     # Answering: what the code asks for, in whatever order it does
 
+    def placed(self, path: str, kind: str, name: str) -> str:
+        """The path of an effect: its own, or one beside it, where a dropped part made another outside write there."""
+        before = self._written.get(path)
+        if before is None or (before.intent.kind, before.intent.name) == (kind, name):
+            return path
+        return f"{path}~{self._attempt}"
+
+    def kept(self, entry: Entry) -> bool:
+        """Whether an entry is an outside write of a dropped part: it is answered out of order."""
+        return self._written.get(entry.intent.path) is entry
+
     def request(self, intent: Intent) -> Entry | Divergence | None:
         """The entry at the intent's path, None if there is none; a divergence if another effect is recorded there."""
         entry = self.entries.get(intent.path)
+        written = None if entry is not None else self._written.get(intent.path)
+        if written is not None:
+            return _compare(written, intent) or written
         if entry is None:
             if not self.exhausted:
                 self._ahead.append(intent)
@@ -243,6 +370,48 @@ class Journal:
             attempted="",
             seq=missing.seq,
         )
+
+
+TIMED_OUT: Final = "WaitTimedOut"
+
+
+def answer_of(body: Any) -> tuple[Standing, Any, str | None]:
+    """What the code is given of an answer: how the wait stands, its value (or message), its error's type."""
+    if isinstance(body, SignalReceived):
+        return Standing.DONE, body.payload, None
+    if isinstance(body, ApprovalDecided):
+        return Standing.DONE, {"approved": body.approved, "by": body.by, "reason": body.reason}, None
+    assert isinstance(body, ChildRunEnded)
+    if body.status == "completed":
+        return Standing.DONE, body.output, None
+    return Standing.FAILED, body.message, body.error_type or "Cancelled"
+
+
+_RECORDINGS: Final[dict[type[Body], Callable[[Journal, int, Any], None]]] = {
+    StepCreated: Journal._step,
+    StepRetryScheduled: Journal._again,
+    CodePatched: Journal._patched,
+    ToolCallRequested: Journal._tool,
+    ModelCallRequested: Journal._model,
+    ToolCallCompleted: Journal._done,
+    ModelCallCompleted: Journal._done,
+    ToolCallFailed: Journal._failed,
+    ModelCallFailed: Journal._failed,
+    ToolCallSettled: Journal._settled,
+    EffectAbandoned: Journal._gone,
+    ValueCaptured: Journal._captured,
+    StatePatchProposed: Journal._proposed,
+    TimerStarted: lambda journal, seq, body: journal._waits("sleep", "", seq, body),
+    SignalAwaited: lambda journal, seq, body: journal._waits("signal", body.name, seq, body),
+    ApprovalRequested: lambda journal, seq, body: journal._waits("approval", "", seq, body),
+    ChildAwaited: lambda journal, seq, body: journal._waits("join", body.run, seq, body),
+    ChildRunRequested: Journal._spawned,
+    SignalReceived: Journal._answer,
+    ApprovalDecided: Journal._answer,
+    ChildRunEnded: Journal._answer,
+    TimerFired: Journal._fired,
+    WaitAnswered: Journal._answered,
+}
 
 
 def read_journal(events: Iterable[tuple[int, Body]]) -> Journal:

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar, overload
 import attrs
 
 from ledger_core.chain import code_digest
+from ledger_core.clock import NS
 from ledger_core.errors import BadInput
 from ledger_core.governance.tool import Function, ToolSpec, spec_of
 from ledger_core.ids import Hash, check_name
@@ -43,6 +44,8 @@ class AgentSpec:
     origin: str | None
     """The file of the code."""
     code_digest: Hash | None
+    timeout_ns: int | None = None
+    """How long one claim of a step may work."""
 
 
 @overload
@@ -54,6 +57,7 @@ def agent(
     role: str | None = None,
     tools: Iterable[ToolSpec | Function] = (),
     models: Models = None,
+    timeout: float | None = None,
 ) -> Callable[[F], F]: ...
 def agent(
     function: Function | None = None,
@@ -63,11 +67,17 @@ def agent(
     role: str | None = None,
     tools: Iterable[ToolSpec | Function] = (),
     models: Models = None,
+    timeout: float | None = None,
 ) -> Any:
-    """Declare a function an agent; it stays callable as it was. Raises `BadInput`."""
+    """Declare a function an agent; it stays callable as it was. `timeout` is in seconds of work. Raises `BadInput`."""
+    if timeout is not None and not (type(timeout) in (int, float) and 0.001 <= timeout < 1e9):
+        raise BadInput(f"An agent's timeout is {timeout!r:.50}.", hint="It is a number of seconds.")
 
     def declare(function: F) -> F:
-        function.__agentledger_agent__ = _spec(function, name, role, tools, models)  # type: ignore[attr-defined]
+        function.__agentledger_agent__ = attrs.evolve(  # type: ignore[attr-defined]
+            _spec(function, name, role, tools, models),
+            timeout_ns=None if timeout is None else int(timeout * NS),
+        )
         return function
 
     return declare(function) if function is not None else declare

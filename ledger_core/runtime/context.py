@@ -11,7 +11,9 @@ import os
 import random as random_module
 import sys
 import uuid as uuid_module
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,12 +23,24 @@ from ledger_core.clock import NS, Clock
 from ledger_core.errors import BadInput
 from ledger_core.ids import check_name
 from ledger_core.run.patch import merge
+from ledger_core.run.retry import RetryPolicy, policy_of
 from ledger_core.runtime import scope
+from ledger_core.runtime.asked import duration, instant, run_options
 from ledger_core.runtime.driver import run_blocking
-from ledger_core.runtime.effects import Effects, Place
+from ledger_core.runtime.effect import Place
+from ledger_core.runtime.effects import AllEffects
+from ledger_core.runtime.scope import Scope
 
 _OWN: Final = str(Path(__file__).resolve().parents[1])
 _UNSET: Final = object()
+_current: ContextVar[Any] = ContextVar("agentledger_context", default=None)
+
+
+class ContinueWith:
+    """What an agent returns to have its run go on with another step; made by `ctx.continue_with`."""
+
+    def __init__(self, agent: Any) -> None:
+        self.agent = agent
 
 
 class _Context:
@@ -34,20 +48,28 @@ class _Context:
 
     def __init__(
         self,
-        effects: Effects,
+        effects: AllEffects,
         *,
         run_id: str,
         step_id: str,
         attempt: int,
+        epoch: int,
         session_id: str | None,
+        variables: dict[str, Any],
         state: dict[str, Any],
         clock: Clock,
+        root: Scope,
     ) -> None:
         self.run_id = run_id
         self.session_id = session_id
         self.step_id = step_id
         self.attempt = attempt
-        """Epoch of this claim of the step, from 1."""
+        """Number of the attempt of the step's code, from 1: a recovery is no new attempt."""
+        self.epoch = epoch
+        """Number of the step's claim, from 1 in the run; no code should depend on it."""
+        self.variables = variables
+        """The session's variables as they were when the run was created."""
+        self._root = root
         self._effects = effects
         self._state = state
         self._clock = clock
@@ -104,6 +126,47 @@ class _Context:
         """Remove a key from the state."""
         self.write_state_patch(key, None)
 
+    def patched(self, name: str) -> bool:
+        """Whether to take a branch that was added to the code on purpose: True in new work, False in old records.
+
+        What it says is recorded, and stays so for this step. No effect, and so in no other effect's way.
+        """
+        return self._effects.patched(check_name(name, "patch"))
+
+    def heartbeat(self) -> None:
+        """Look whether this worker still has the step, and the run is not to end; where not, the code ends here.
+
+        The worker's sign of life needs no call: it beats by itself.
+        """
+        self._effects.heartbeat()
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """A named place of its own for effects: for threads, and where the order of calls is not the program's.
+
+        Two scopes of one name that are entered side by side must not race for which is the first.
+        """
+        check_name(name, "scope")
+        if "/" in name or "." in name:
+            raise BadInput(f"A scope cannot be called {name!r}.", hint="Leave out the dots and slashes.")
+        outer = scope.current() or self._root
+        if isinstance(self, AgentContext) and not outer.here():
+            raise BadInput(
+                "An async agent's context was used in another thread.",
+                hint="Call the thread's work as a tool, or with asyncio.to_thread and effects before and behind it.",
+            )
+        with scope.entered(outer.child(name)), made_current(self):
+            yield
+
+    def continue_with(self, agent: Any = None, state: Mapping[str, Any] | None = None) -> ContinueWith:
+        """Go on with another step, of this agent or another, with a fresh journal: `return ctx.continue_with()`.
+
+        `state` is a last patch. Histories stay short: nothing of this step is executed again.
+        """
+        if state is not None:
+            self.write_state_patch(state)
+        return ContinueWith(agent)
+
     def _place(self) -> Place:
         """The path of the effect that is asked for, and the line that asks while there is a record to compare."""
         here = scope.current()
@@ -124,9 +187,52 @@ class AgentContext(_Context):
         """Call a tool by its name; await its result. Raises `ToolFailed`, `BadInput`."""
         return self._effects.call_tool(self._place(), name, _arguments(arguments, keywords))
 
-    def call_model(self, request: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
-        """Ask a model: `{"model": …, "messages": […], …}`; await its response. Raises `ModelFailed`, `BadInput`."""
-        return self._effects.call_model(self._place(), request)
+    def call_model(
+        self, request: Mapping[str, Any], *, timeout: float | None = None, retry: RetryPolicy | None = None
+    ) -> Coroutine[Any, Any, Any]:
+        """Ask a model: `{"model": …, "messages": […], …}`; await its response.
+
+        `timeout` is in seconds for one attempt. Raises `ModelFailed`, `BadInput`.
+        """
+        policy = None if retry is None else policy_of(retry)
+        return self._effects.call_model(self._place(), request, timeout=duration(timeout), retry=policy)
+
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
+        """Sleep for milliseconds or months: nobody is held, and a restart does not begin it again."""
+        return self._effects.sleep(self._place(), None, duration(seconds, needed=True))
+
+    def sleep_until(self, when: datetime) -> Coroutine[Any, Any, None]:
+        """Sleep until a time, which has a time zone."""
+        return self._effects.sleep(self._place(), instant(when), None)
+
+    def wait_signal(self, name: str, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+        """The payload of the next signal of a name, which may have come before. Raises `WaitTimedOut`."""
+        return self._effects.wait_signal(self._place(), name, timeout)
+
+    def request_approval(self, question: Any, *, timeout: float | None = None) -> Coroutine[Any, Any, dict[str, Any]]:
+        """Ask a person: `{"approved": bool, "by": text, "reason": text}`. Raises `WaitTimedOut`."""
+        return self._effects.request_approval(self._place(), question, timeout)
+
+    def spawn(
+        self, agent: Any, initial_state: Mapping[str, Any] | None = None, **options: Any
+    ) -> Coroutine[Any, Any, Child]:
+        """Start a child run of an agent (or of the name of one that workers serve); join it with its `join`.
+
+        `options` are `run_id`, `priority`, `capabilities`, `retry_policy`, `timeout`. Raises `BadInput`.
+        """
+        return self._spawn(self._place(), agent, initial_state, options)
+
+    async def _spawn(self, place: Place, agent: Any, initial_state: Any, options: Any) -> Child:
+        run_id = await self._effects.spawn(place, agent, run_options(initial_state, options))
+        return Child(self, run_id)
+
+    def join(self, run_id: str, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+        """The output of a child of this run, when it has ended. Raises `ChildFailed`, `WaitTimedOut`, `BadInput`."""
+        return self._effects.join(self._place(), run_id, timeout)
+
+    def yield_(self) -> Coroutine[Any, Any, None]:
+        """Give the step back, so that other runs have a turn, and go on here later."""
+        return self._effects.yield_(self._place())
 
 
 class SyncContext(_Context):
@@ -136,9 +242,93 @@ class SyncContext(_Context):
         """Call a tool by its name. Raises `ToolFailed`, `BadInput`."""
         return run_blocking(self._effects.call_tool(self._place(), name, _arguments(arguments, keywords)))
 
-    def call_model(self, request: Mapping[str, Any]) -> Any:
-        """Ask a model: `{"model": …, "messages": […], …}`. Raises `ModelFailed`, `BadInput`."""
-        return run_blocking(self._effects.call_model(self._place(), request))
+    def call_model(
+        self, request: Mapping[str, Any], *, timeout: float | None = None, retry: RetryPolicy | None = None
+    ) -> Any:
+        """Ask a model: `{"model": …, "messages": […], …}`.
+
+        `timeout` is in seconds for one attempt. Raises `ModelFailed`, `BadInput`.
+        """
+        policy = None if retry is None else policy_of(retry)
+        work = self._effects.call_model(self._place(), request, timeout=duration(timeout), retry=policy)
+        return run_blocking(work)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep for milliseconds or months: nobody is held, and a restart does not begin it again."""
+        return run_blocking(self._effects.sleep(self._place(), None, duration(seconds, needed=True)))
+
+    def sleep_until(self, when: datetime) -> None:
+        """Sleep until a time, which has a time zone."""
+        return run_blocking(self._effects.sleep(self._place(), instant(when), None))
+
+    def wait_signal(self, name: str, *, timeout: float | None = None) -> Any:
+        """The payload of the next signal of a name, which may have come before. Raises `WaitTimedOut`."""
+        return run_blocking(self._effects.wait_signal(self._place(), name, timeout))
+
+    def request_approval(self, question: Any, *, timeout: float | None = None) -> dict[str, Any]:
+        """Ask a person: `{"approved": bool, "by": text, "reason": text}`. Raises `WaitTimedOut`."""
+        return run_blocking(self._effects.request_approval(self._place(), question, timeout))
+
+    def spawn(self, agent: Any, initial_state: Mapping[str, Any] | None = None, **options: Any) -> SyncChild:
+        """Start a child run of an agent (or of the name of one that workers serve); join it with its `join`.
+
+        `options` are `run_id`, `priority`, `capabilities`, `retry_policy`, `timeout`. Raises `BadInput`.
+        """
+        return run_blocking(self._spawn(self._place(), agent, initial_state, options))
+
+    async def _spawn(self, place: Place, agent: Any, initial_state: Any, options: Any) -> SyncChild:
+        run_id = await self._effects.spawn(place, agent, run_options(initial_state, options))
+        return SyncChild(self, run_id)
+
+    def join(self, run_id: str, *, timeout: float | None = None) -> Any:
+        """The output of a child of this run, when it has ended. Raises `ChildFailed`, `WaitTimedOut`, `BadInput`."""
+        return run_blocking(self._effects.join(self._place(), run_id, timeout))
+
+    def yield_(self) -> None:
+        """Give the step back, so that other runs have a turn, and go on here later."""
+        return run_blocking(self._effects.yield_(self._place()))
+
+
+class Child:
+    """A child run of an async agent."""
+
+    def __init__(self, context: AgentContext, run_id: str) -> None:
+        self._context = context
+        self.run_id = run_id
+
+    def join(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+        """The child's output, when it has ended. Raises `ChildFailed`, `WaitTimedOut`."""
+        return self._context.join(self.run_id, timeout=timeout)
+
+
+class SyncChild:
+    """A child run of a sync agent."""
+
+    def __init__(self, context: SyncContext, run_id: str) -> None:
+        self._context = context
+        self.run_id = run_id
+
+    def join(self, *, timeout: float | None = None) -> Any:
+        """The child's output, when it has ended. Raises `ChildFailed`, `WaitTimedOut`."""
+        return self._context.join(self.run_id, timeout=timeout)
+
+
+def current_context() -> Any:
+    """The context of the agent whose code this is, also inside a framework's callback; raises `BadInput` outside."""
+    found = _current.get()
+    if found is None:
+        raise BadInput("There is no agent here whose context this could be.", hint="Call it from an agent's own code.")
+    return found
+
+
+@contextmanager
+def made_current(context: Any) -> Iterator[None]:
+    """Have `current_context` find a context within a block."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def _arguments(arguments: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,30 +1,57 @@
 """How an agent's code is carried: what effects ask of a driver, and the driver for code in the calling thread.
 
 Rules: a driver gives effects their turn (a recorded outcome in its recorded order, or leave to go live), delivers live
-outcomes in the order in which they were drafted, one at a time, when the code can do no more without one, and stops
-the code for good where it may not go on. In a loop no exception carries a stop through the agent: what waits is never
-answered, and the code is cancelled (`loop_driver`). A driver never knows what effects do.
+outcomes in the order in which they were drafted, one at a time, when the code can do no more without one, lets effects
+wait for what comes from elsewhere, and stops the code for good where it may not go on. In a loop no exception carries a
+stop through the agent: what waits is never answered, and the code is cancelled (`loop_driver`). A driver never knows
+what effects do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final, Protocol, TypeVar
 
 import attrs
 
-from ledger_core.log.log import Event
+from ledger_core.clock import NS
+from ledger_core.log.log import Decision, Event, Log
 from ledger_core.run.journal import Entry, Intent, Journal
 from ledger_core.runtime import scope
-from ledger_core.runtime.recorder import Bodies, Recorder
+from ledger_core.runtime.recorder import Bodies, Family, Recorder
 
 T = TypeVar("T")
+Heard = Callable[[Callable[[], None]], AbstractContextManager[None]]
+"""Has a function called, in another thread, after commits, while a block lasts."""
+HOLD_NS: Final = NS // 2
+"""A wait for a time that is nearer keeps its worker: giving the step back and claiming it costs two syncs."""
+GRACE: Final = 0.05
+"""Seconds for which a step whose every branch waits for somebody else keeps its worker."""
+LOOK: Final = 5.0
+"""Seconds after which a wait looks at the clock again: it may have been moved."""
+_OTHERS: Final = 60.0
+"""Seconds that an effect of one thread waits for the effects of others that were recorded before it."""
 
 
 class StepStopped(BaseException):
     """Ends agent code that may not go on; not an `Exception`, so that no agent mistakes it for a failure of its own."""
+
+
+class Suspended:
+    """Why a step was stopped: all its branches wait for something that needs no worker."""
+
+
+class TimedOut:
+    """Why a step was stopped: its claim worked for longer than it may."""
+
+
+class TookTooLong(Exception):
+    """An attempt of an effect that did not end in time; nobody knows what it did, or will do."""
 
 
 @attrs.define(eq=False)
@@ -33,6 +60,12 @@ class Turn:
 
     ready: bool = False
     waiter: asyncio.Future[None] | None = None
+
+
+@contextmanager
+def unheard(_: Callable[[], None]) -> Iterator[None]:
+    """Nobody to hear of: where nothing is live."""
+    yield
 
 
 class Driver(Protocol):
@@ -56,12 +89,27 @@ class Driver(Protocol):
         """Wait until the code may be given the outcome that was drafted at `turn`."""
         ...
 
-    async def commit(self, recorder: Recorder, bodies: Bodies) -> list[Event]:
+    async def park(self, path: str, wake_ns: int | None) -> None:
+        """Wait until it is worth looking again: at `wake_ns`, or when somebody else has appended to the run."""
+        ...
+
+    async def commit(
+        self, recorder: Recorder, bodies: Bodies, *, begins: bool = False, family: Family | None = None
+    ) -> list[Event]:
         """Append durably."""
         ...
 
-    async def call(self, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
-        """Call a function of the user's, sync or async; within `effect`, and so outside the agent's scope."""
+    async def decide(self, log: Log, decision: Decision) -> list[Event]:
+        """Append what a decision says, without the step's pen."""
+        ...
+
+    async def call(
+        self, function: Callable[..., Any], *args: Any, timeout: float | None = None, **keywords: Any
+    ) -> Any:
+        """Call a function of the user's, sync or async; within `effect`, and so outside the agent's scope.
+
+        Raises `TookTooLong` after `timeout` seconds.
+        """
         ...
 
     async def effect(self, work: Coroutine[Any, Any, T], abandoned: Callable[[], None]) -> T:
@@ -83,20 +131,33 @@ class Driver(Protocol):
 
 
 class BlockingDriver:
-    """Carries sync code in its own thread; its coroutines never suspend, so `run_blocking` steps through them."""
+    """Carries sync code in its own thread; its coroutines never suspend, so `run_blocking` steps through them.
 
-    def __init__(self, journal: Journal) -> None:
+    Other threads that the code makes may use the context too, in a scope of their own: one effect at a time.
+    """
+
+    def __init__(self, journal: Journal, heard: Heard = unheard, timeout_ns: int | None = None) -> None:
         self.journal = journal
         self.stopped: Any = None
         self.closed = False
+        self._heard = heard
+        self._news = threading.Event()
+        self._recorder: Recorder | None = None
+        self._turns = threading.Condition()
         self._runner: asyncio.Runner | None = None
+        self._late_ns = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
 
     async def turn(self, intent: Intent) -> Entry | None:
-        del intent
-        if self.closed:
-            raise StepStopped
-        if (entry := self.journal.release()) is not None:
-            return entry
+        while True:
+            if self._late_ns is not None and time.monotonic_ns() > self._late_ns:
+                self.stop(TimedOut())
+            if self.closed:
+                raise StepStopped
+            if (entry := self.journal.release({intent.path})) is not None:
+                self._turns.notify_all()
+                return entry
+            if self.journal.exhausted or threading.active_count() == 1 or not self._turns.wait(_OTHERS):
+                break
         if (found := self.journal.stuck(ended=False)) is not None:
             self.stop(found)
             raise StepStopped
@@ -108,20 +169,62 @@ class BlockingDriver:
     async def deliver(self, turn: Turn) -> None:
         del turn
 
-    async def commit(self, recorder: Recorder, bodies: Bodies) -> list[Event]:
-        return recorder.commit(bodies)
+    async def park(self, path: str, wake_ns: int | None) -> None:
+        del path
+        assert self._recorder is not None
+        left = None if wake_ns is None else wake_ns - self._recorder.log.clock.now_ns()
+        if left is not None and left <= HOLD_NS:
+            self._pause(max(0, left) / NS)
+        elif not self._pause(GRACE):
+            self.stop(Suspended())
+            raise StepStopped
 
-    async def call(self, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    def watch(self, recorder: Recorder) -> None:
+        """Whose news to hear while an effect waits."""
+        self._recorder = recorder
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait; whether somebody else has appended to the run meanwhile."""
+        assert self._recorder is not None
+        with self._heard(self._news.set):
+            end = time.monotonic() + seconds
+            while True:
+                self._news.clear()
+                try:
+                    if self._recorder.look(begins=True):
+                        return True
+                except Exception as error:
+                    self.stop(error)
+                    raise StepStopped from error
+                left = end - time.monotonic()
+                if left <= 0:
+                    return False
+                self._news.wait(left)
+
+    async def commit(
+        self, recorder: Recorder, bodies: Bodies, *, begins: bool = False, family: Family | None = None
+    ) -> list[Event]:
+        return recorder.commit(bodies, begins=begins, family=family)
+
+    async def decide(self, log: Log, decision: Decision) -> list[Event]:
+        return log.decide(decision)
+
+    async def call(
+        self, function: Callable[..., Any], *args: Any, timeout: float | None = None, **keywords: Any
+    ) -> Any:
         with scope.outside():
+            if timeout is not None and not inspect.iscoroutinefunction(function):
+                return _in_thread(lambda: function(*args, **keywords), timeout)
             result = function(*args, **keywords)
             if inspect.isawaitable(result):
                 self._runner = self._runner or asyncio.Runner()
-                return self._runner.run(_awaited(result))
+                return self._runner.run(_awaited(result, timeout))
         return result
 
     async def effect(self, work: Coroutine[Any, Any, T], abandoned: Callable[[], None]) -> T:
         del abandoned
-        return await work
+        with self._turns:
+            return await work
 
     def flush_soon(self, recorder: Recorder) -> None:
         try:
@@ -153,5 +256,31 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("a blocking effect suspended")
 
 
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
+def _in_thread(work: Callable[[], T], timeout: float) -> T:
+    """Call `work` in a thread that is left behind if it takes longer: nothing can end a thread."""
+    came: list[Any] = []
+
+    def carry() -> None:
+        try:
+            came.append((work(), None))
+        except BaseException as error:  # carried over to the caller, whatever it is
+            came.append((None, error))
+
+    thread = threading.Thread(target=carry, name="agentledger-call", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not came:
+        raise TookTooLong(f"it took longer than {timeout:g} s")
+    result, error = came[0]
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+async def _awaited(awaitable: Any, timeout: float | None) -> Any:
+    if timeout is None:
+        return await awaitable
+    done, _ = await asyncio.wait({asyncio.ensure_future(awaitable)}, timeout=timeout)
+    if not done:
+        raise TookTooLong(f"it took longer than {timeout:g} s")
+    return done.pop().result()

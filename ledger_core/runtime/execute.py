@@ -20,9 +20,10 @@ from ledger_core.governance.tool import ToolSpec
 from ledger_core.run.journal import Journal
 from ledger_core.runtime import scope
 from ledger_core.runtime.agent import AgentSpec, Provider
-from ledger_core.runtime.context import AgentContext, SyncContext
-from ledger_core.runtime.driver import BlockingDriver, Driver, StepStopped
-from ledger_core.runtime.effects import Effects
+from ledger_core.runtime.context import AgentContext, SyncContext, made_current
+from ledger_core.runtime.driver import BlockingDriver, Driver, Heard, StepStopped, unheard
+from ledger_core.runtime.effect import Surroundings
+from ledger_core.runtime.effects import AllEffects
 from ledger_core.runtime.loop_driver import AsyncDriver
 from ledger_core.runtime.recorder import Recorder
 from ledger_core.runtime.scope import Scope
@@ -53,19 +54,31 @@ class Execution:
     seed: bytes
     run_id: str
     step_id: str
+    step_number: int
     attempt: int
+    epoch: int
     session_id: str | None
+    variables: dict[str, Any]
     state: dict[str, Any]
     clock: Clock
+    surroundings: Surroundings = attrs.field(factory=Surroundings)
+    heard: Heard = unheard
+    timeout_ns: int | None = None
+    drivers: list[Driver] = attrs.field(factory=list)
+    """The driver, while there is one: whoever holds this may stop it."""
     left: list[None] = attrs.field(factory=list)
     """One for each call of the user's that was still under way when the execution was broken off."""
 
     def run(self) -> Ended:
         """Execute sync code in this thread."""
-        driver = BlockingDriver(self.journal)
-        context = SyncContext(self._effects(driver), **self._identity())
+        driver = BlockingDriver(self.journal, self.heard, self.timeout_ns)
+        if self.recorder is not None:
+            driver.watch(self.recorder)
+        root = self._root()
+        self.drivers.append(driver)
+        context = SyncContext(self._effects(driver), **self._identity(root))
         try:
-            with scope.entered(Scope()):
+            with scope.entered(root), made_current(context):
                 output = self.spec.function(*self._arguments(context))
             if hasattr(output, "__await__"):
                 raise BadInput(f"Agent {self.spec.name} returned an awaitable.", hint="Declare it with `async def`.")
@@ -80,11 +93,14 @@ class Execution:
 
     async def arun(self) -> Ended:
         """Execute async code in the running loop."""
-        root = Scope()
-        driver = AsyncDriver(self.journal, root)
-        context = AgentContext(self._effects(driver), **self._identity())
+        root = self._root()
+        driver = AsyncDriver(self.journal, root, clock=self.clock, heard=self.heard, timeout_ns=self.timeout_ns)
+        if self.recorder is not None:
+            driver.watch(self.recorder)
+        self.drivers.append(driver)
+        context = AgentContext(self._effects(driver), **self._identity(root))
         try:
-            with scope.tasks_counted(asyncio.get_running_loop()):
+            with scope.tasks_counted(asyncio.get_running_loop()), made_current(context):
                 output = await driver.carry(self.spec.function(*self._arguments(context)), root)
         except StepStopped:
             await driver.finish()
@@ -108,21 +124,34 @@ class Execution:
             return Ended(stopped=stopped)
         return Ended(output=output, error=error, state=context.state)
 
-    def _effects(self, driver: Driver) -> Effects:
-        return Effects(
+    def stop(self, why: Any) -> None:
+        """Let the code go no further than its next effect."""
+        for driver in self.drivers:
+            driver.stop(why)
+
+    def _root(self) -> Scope:
+        """The agent's own scope; a later step's has the step's number in it, so that no path of a run is used twice."""
+        return Scope("" if self.step_number <= 1 else f"step.{self.step_number}/")
+
+    def _effects(self, driver: Driver) -> AllEffects:
+        return AllEffects(
             driver=driver,
             recorder=self.recorder,
             tag=self.tag,
             tools=self.tools,
             model=self.model,
             seed=self.seed,
+            surroundings=self.surroundings,
         )
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self, root: Scope) -> dict[str, Any]:
         return {
             "run_id": self.run_id,
             "step_id": self.step_id,
             "attempt": self.attempt,
+            "epoch": self.epoch,
+            "variables": self.variables,
+            "root": root,
             "session_id": self.session_id,
             "state": dict(self.state),
             "clock": self.clock,

@@ -14,13 +14,26 @@ import inspect
 import os
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from typing import Any, Final, TypeVar
 
-from ledger_core.log.log import Event
+from ledger_core.clock import NS, SYSTEM, Clock
+from ledger_core.log.log import Decision, Event, Log
 from ledger_core.run.journal import Entry, Intent, Journal
 from ledger_core.runtime import scope
-from ledger_core.runtime.driver import StepStopped, Turn
-from ledger_core.runtime.recorder import Bodies, Recorder
+from ledger_core.runtime.driver import (
+    GRACE,
+    HOLD_NS,
+    LOOK,
+    Heard,
+    StepStopped,
+    Suspended,
+    TimedOut,
+    TookTooLong,
+    Turn,
+    unheard,
+)
+from ledger_core.runtime.recorder import Bodies, Family, Recorder
 from ledger_core.runtime.scope import Scope
 
 T = TypeVar("T")
@@ -41,8 +54,25 @@ _INTERNAL: Final = frozenset((asyncio.tasks.__file__, name) for name in ("_wait"
 class AsyncDriver:
     """Carries async code in the running loop, beside whatever else runs there."""
 
-    def __init__(self, journal: Journal, root: Scope) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        root: Scope,
+        *,
+        clock: Clock = SYSTEM,
+        heard: Heard = unheard,
+        timeout_ns: int | None = None,
+    ) -> None:
         self.journal = journal
+        self._clock = clock
+        self._heard = heard
+        self._timeout = None if timeout_ns is None else timeout_ns / NS
+        self._listening = ExitStack()
+        self._recorder: Recorder | None = None
+        self._parked: dict[str, tuple[asyncio.Future[None], int | None]] = {}
+        self._parked_since = 0.0
+        self._context = scope.outer_context()
+        """For the driver's own callbacks: a timer in the agent's context would pass for one of the agent's."""
         self.stopped: Any = None
         self.closed = False
         self._loop = asyncio.get_running_loop()
@@ -84,23 +114,70 @@ class AsyncDriver:
         self._pump_soon()
         await turn.waiter
 
-    async def commit(self, recorder: Recorder, bodies: Bodies) -> list[Event]:
-        return await recorder.acommit(bodies)
+    def watch(self, recorder: Recorder) -> None:
+        """Whose news to hear while effects wait."""
+        self._recorder = recorder
 
-    async def call(self, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    async def park(self, path: str, wake_ns: int | None) -> None:
+        waiter = self._loop.create_future()
+        left = LOOK if wake_ns is None else min(LOOK, max(0, wake_ns - self._clock.now_ns()) / NS)
+        timer = self._loop.call_later(left, _answer, waiter)
+        self._listen()
+        self._parked[path] = (waiter, wake_ns)
+        self._pump_soon()
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._parked.pop(path, None)
+
+    def _listen(self) -> None:
+        """Hear of what others append to the run, from the first wait to the end; and look once: it may be there."""
+        if self._heard is not unheard:
+            heard, self._heard = self._heard, unheard
+            self._listening.enter_context(heard(self._rung))
+            self._loop.call_soon(self._news)
+
+    def _rung(self) -> None:
+        self._loop.call_soon_threadsafe(self._news)
+
+    def _news(self) -> None:
+        if self._recorder is None or self.closed:
+            return
+        try:
+            news = self._recorder.look(begins=True)
+        except Exception as error:  # fenced, to be cancelled, damaged: the code may not go on
+            self.stop(error)
+            return
+        if news:
+            self._parked_since = 0.0
+            for waiter, _ in list(self._parked.values()):
+                _answer(waiter)
+
+    async def commit(
+        self, recorder: Recorder, bodies: Bodies, *, begins: bool = False, family: Family | None = None
+    ) -> list[Event]:
+        return await recorder.acommit(bodies, begins=begins, family=family)
+
+    async def decide(self, log: Log, decision: Decision) -> list[Event]:
+        return await log.adecide(decision)
+
+    async def call(
+        self, function: Callable[..., Any], *args: Any, timeout: float | None = None, **keywords: Any
+    ) -> Any:
         self._calls += 1
         if inspect.iscoroutinefunction(function):
             try:
-                return await function(*args, **keywords)
+                return await _in_time(function(*args, **keywords), timeout)
             finally:
                 self._calls -= 1
         context = contextvars.copy_context()
         done = self._loop.run_in_executor(None, lambda: context.run(_contained, function, args, keywords))
         done.add_done_callback(self._called)
-        result, error = await asyncio.shield(done)
+        result, error = await _in_time(asyncio.shield(done), timeout)
         if error is not None:
             raise error
-        return await result if inspect.isawaitable(result) else result
+        return await _in_time(result, timeout) if inspect.isawaitable(result) else result
 
     async def effect(self, work: Coroutine[Any, Any, T], abandoned: Callable[[], None]) -> T:
         # not `create_task`: the factory's counting is for the agent's own tasks, and this is the hot path
@@ -141,7 +218,11 @@ class AsyncDriver:
         self._tasks.add(task)
         task.add_done_callback(_seen)
         try:
-            await asyncio.wait({task, self._halted}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {task, self._halted}, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                self.stop(TimedOut())
         finally:
             await self._tear_down(task)
         if self.stopped is not None:
@@ -151,6 +232,7 @@ class AsyncDriver:
     async def finish(self) -> None:
         """Let effects that are under way come to their ends, and so into the log; those without a turn end here."""
         cancelled = False
+        self._listening.close()
         while self._working:
             self._end_waiting()
             try:
@@ -166,6 +248,9 @@ class AsyncDriver:
             if not waiter.done():
                 waiter.set_exception(StepStopped())
         self._waiting.clear()
+        for parked, _ in self._parked.values():
+            if not parked.done():
+                parked.set_exception(StepStopped())
         for turn in self._drafted:
             if turn.waiter is not None and not turn.waiter.done():
                 turn.waiter.set_result(None)
@@ -181,6 +266,8 @@ class AsyncDriver:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._working.discard(task)
+        if self._parked:
+            self._pump_soon()
         _seen(task)
 
     def _called(self, _: object) -> None:
@@ -188,6 +275,8 @@ class AsyncDriver:
 
     def _flushed(self, task: asyncio.Future[Any]) -> None:
         self._working.discard(task)
+        if self._parked:
+            self._pump_soon()
         if not task.cancelled() and (error := task.exception()) is not None:
             self.stop(error)
 
@@ -195,7 +284,7 @@ class AsyncDriver:
         if not self._pumping:
             self._pumping = True
             self._quiet = 0
-            self._loop.call_soon(self._pump)
+            self._loop.call_soon(self._pump, context=self._context)
 
     def _pump(self) -> None:
         """Release one outcome when the run is quiet; look again on the loop's next pass while there is more."""
@@ -207,7 +296,7 @@ class AsyncDriver:
             if not self._release():
                 self._pumping = False
                 return
-        self._loop.call_soon(self._pump)
+        self._loop.call_soon(self._pump, context=self._context)
 
     def _rests(self) -> bool:
         """Whether the run can do no more: all its tasks wait, and have waited for the same for `_PASSES` passes."""
@@ -247,7 +336,7 @@ class AsyncDriver:
             if (found := self.journal.stuck(ended=False)) is not None:
                 self._stuck_since = self._stuck_since or self._loop.time()
                 if self._awaits_others() and self._loop.time() - self._stuck_since < _GRACE:
-                    self._loop.call_later(_PATIENCE, self._pump_soon)
+                    self._loop.call_later(_PATIENCE, self._pump_soon, context=self._context)
                 else:
                     self.stop(found)
             return False
@@ -262,7 +351,52 @@ class AsyncDriver:
             if turn.waiter is not None and not turn.waiter.done():
                 turn.waiter.set_result(None)
             return True
+        if self._parked:
+            self._suspend()
         return False
+
+    def _suspend(self) -> None:
+        """Stop the step if all its branches wait for what needs no worker; look again where that may come to be."""
+        if self._drafted or len(self._parked) < len(self._working):
+            return  # something is under way: its end pumps
+        if self._awaits_others() or _has_timers(self._loop, self._tasks):
+            self._loop.call_later(1.0, self._pump_soon, context=self._context)
+            return
+        times = [wake_ns for _, wake_ns in self._parked.values() if wake_ns is not None]
+        if times and min(times) - self._clock.now_ns() <= HOLD_NS:
+            return  # the wait itself ends soon
+        now = self._loop.time()
+        self._parked_since = self._parked_since or now
+        if now - self._parked_since < GRACE:
+            self._loop.call_later(GRACE, self._pump_soon, context=self._context)
+        else:
+            self.stop(Suspended())
+
+
+def _answer(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+async def _in_time(awaitable: Any, timeout: float | None) -> Any:
+    if timeout is None:
+        return await awaitable
+    work = asyncio.ensure_future(awaitable)
+    done, _ = await asyncio.wait({work}, timeout=timeout)
+    if not done:
+        work.cancel()
+        work.add_done_callback(_seen)
+        raise TookTooLong(f"it took longer than {timeout:g} s")
+    return work.result()
+
+
+def _has_timers(loop: Any, tasks: set[asyncio.Task[Any]]) -> bool:
+    """Whether the run's own code has set a timer on the loop (`asyncio.timeout`, `wait_for`, `sleep`)."""
+    for handle in getattr(loop, "_scheduled", ()):
+        found = scope.of_context(getattr(handle, "_context", None))
+        if not handle.cancelled() and found is not None and found.tasks is tasks:
+            return True
+    return False
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

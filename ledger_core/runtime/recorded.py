@@ -12,17 +12,20 @@ import attrs
 
 from ledger_core.errors import NotFound, RunFailed
 from ledger_core.events import Missing
-from ledger_core.events.run import DivergenceDetected, RunCreated
-from ledger_core.events.step import AgentResultReturned, StatePatchCommitted, StepFailed
+from ledger_core.events.run import DivergenceDetected, RunCancelRequested, RunCreated
+from ledger_core.events.step import (
+    AgentResultReturned,
+    StatePatchCommitted,
+    StepCreated,
+    StepFailed,
+    StepReleased,
+    StepRetryScheduled,
+)
 from ledger_core.log.log import Log
 from ledger_core.run.journal import Journal
 from ledger_core.run.patch import merge
 from ledger_core.run.state import RunState
-
-
-def stream_of(run_id: str) -> str:
-    """Name of a run's stream."""
-    return f"run/{run_id}"
+from ledger_core.runtime.folds import stream_of
 
 
 @attrs.frozen(kw_only=True)
@@ -59,8 +62,12 @@ class RunRecord:
     document: Any
     """The state document at the head."""
     initial: Any
+    """The state document that its step began with."""
     session: str | None
+    variables: Any = None
     origin: Any = None
+    reason: Any = None
+    """What blocks it, or why it is to be cancelled."""
     output: Any = None
     error_type: str | None = None
     message: Any = None
@@ -77,16 +84,23 @@ class RunRecord:
             journal.record(event.seq, body)
             if isinstance(body, RunCreated):
                 found |= {"initial": body.initial_state, "document": body.initial_state}
-                found |= {"session": body.session, "origin": body.origin}
+                found |= {"session": body.session, "origin": body.origin, "variables": body.variables}
+            elif isinstance(body, StepCreated) and body.number > 1:
+                found |= {"initial": found["document"], "origin": body.origin}
+            elif isinstance(body, (RunCancelRequested, StepReleased)):
+                found["reason"] = body.reason
             elif isinstance(body, StatePatchCommitted):
                 gone = isinstance(body.patch, Missing) or isinstance(found["document"], Missing)
                 found["document"] = body.patch if gone else merge(found["document"], body.patch)
             elif isinstance(body, AgentResultReturned):
                 found["output"] = body.output
-            elif isinstance(body, StepFailed):
+            elif isinstance(body, (StepFailed, StepRetryScheduled)):
                 found |= {"error_type": body.error_type, "message": body.message}
             elif isinstance(body, DivergenceDetected):
                 found["divergence"] = body.difference
         if not state.events:
             raise NotFound(f"There is no run {run_id!r}.", hint="`agentledger runs` lists them.")
         return cls(state=state, journal=journal, **found)
+
+
+__all__ = ["Result", "RunRecord", "stream_of"]

@@ -3,7 +3,8 @@
 Rules: bodies go into the log in the order in which they were drafted. What may ride waits here, without a seq, for
 the step's next durable append, `MAX_RIDERS` of them or `MAX_AGE_NS` at most; a crash loses them, and with them nothing
 but work, because nothing durable depends on them yet. Every append is decided on the run's state at the head, inside
-the write transaction, and refused as `Fenced` if the step has another owner. This file does not know effects.
+the write transaction, and refused as `Fenced` if the step has another owner, as `Cancelled` if something is to begin
+in a run that is to end. This file does not know effects.
 """
 
 from __future__ import annotations
@@ -16,25 +17,28 @@ from ledger_core.clock import NS
 from ledger_core.events import Body
 from ledger_core.ids import Hash
 from ledger_core.log.batch import View
-from ledger_core.log.log import Decision, Draft, Event, Log
-from ledger_core.run import decide
+from ledger_core.log.log import Decision, Draft, Event, Later, Log
+from ledger_core.run import decide, schedule
 from ledger_core.run.state import RunState
+from ledger_core.runtime.folds import Fold, Folds, Runs
 
 MAX_RIDERS: Final = 64
 MAX_AGE_NS: Final = NS
 Bodies = Callable[[RunState, list[Body]], Iterable[Body]]
 """From the state at the head and the bodies that ride along, the bodies to append behind them."""
+Family = Callable[[Runs, RunState], Iterable[Draft | Later]]
+"""From the runs of the decision and this run's state, drafts for other streams, sealed behind this run's own."""
 
 
 class Recorder:
     """Appends to one run's stream under one epoch."""
 
-    def __init__(self, log: Log, stream: str, state: RunState, head: Hash) -> None:
+    def __init__(self, log: Log, stream: str, state: RunState, head: Hash, folds: Folds | None = None) -> None:
         self._log = log
         self._stream = stream
         self._epoch = state.epoch
-        self._state = state
-        self._head = head
+        self._fold = Fold(state, head)
+        self._folds = folds or Folds()
         self._mutex = Lock()
         self._riders: list[Body] = []
         self._oldest_ns = 0
@@ -42,11 +46,15 @@ class Recorder:
     @property
     def state(self) -> RunState:
         """The run as far as this worker has seen it."""
-        return self._state
+        return self._fold.state
 
     @property
     def log(self) -> Log:
         return self._log
+
+    @property
+    def stream(self) -> str:
+        return self._stream
 
     def ride(self, body: Body) -> None:
         """Have a body go with the step's next durable append."""
@@ -54,9 +62,26 @@ class Recorder:
             self._oldest_ns = self._log.clock.monotonic_ns()
         self._riders.append(body)
 
+    @property
+    def riders(self) -> int:
+        """How many bodies wait for the next append."""
+        return len(self._riders)
+
     def drop(self) -> None:
         """Let go of what rides: the code that drafted it has diverged."""
         self._riders = []
+
+    def look(self, *, begins: bool = False) -> bool:
+        """Read what others have appended to the run; whether there was anything.
+
+        Raises `Fenced` if the step has another owner, and `Cancelled`, if something `begins`, in a run that is to end.
+        """
+        with self._mutex:
+            news = self._fold.catch_up(self._log, self._stream)
+            decide.check_fence(self.state, self._epoch)
+            if begins:
+                decide.check_begins(self.state)
+        return news
 
     @property
     def overdue(self) -> bool:
@@ -64,19 +89,19 @@ class Recorder:
         riders = len(self._riders)
         return riders >= MAX_RIDERS or (riders > 0 and self._log.clock.monotonic_ns() - self._oldest_ns > MAX_AGE_NS)
 
-    def commit(self, bodies: Bodies) -> list[Event]:
-        """Append what rides and `bodies`, durable when this returns; raises `Fenced`."""
-        decision, riders = self._prepare(bodies)
+    def commit(self, bodies: Bodies, *, begins: bool = False, family: Family | None = None) -> list[Event]:
+        """Append what rides and `bodies`, durable when this returns; raises `Fenced`, `Cancelled`, `Settled`."""
+        decision, riders = self._prepare(bodies, begins, family)
         try:
             events = self._log.decide(decision)
-        except BaseException:
+        except Exception:
             self._riders[:0] = riders
             raise
         return self._applied(events)
 
-    async def acommit(self, bodies: Bodies) -> list[Event]:
+    async def acommit(self, bodies: Bodies, *, begins: bool = False, family: Family | None = None) -> list[Event]:
         """`commit`, in an event loop that goes on meanwhile."""
-        decision, riders = self._prepare(bodies)
+        decision, riders = self._prepare(bodies, begins, family)
         try:
             events = await self._log.adecide(decision)
         except Exception:
@@ -84,35 +109,34 @@ class Recorder:
             raise
         return self._applied(events)
 
-    def _prepare(self, bodies: Bodies) -> tuple[Decision, list[Body]]:
+    def _prepare(self, bodies: Bodies, begins: bool, family: Family | None) -> tuple[Decision, list[Body]]:
         riders, self._riders = self._riders, []
 
-        def decision(view: View) -> Iterator[Draft]:
+        def decision(view: View) -> Iterator[Draft | Later]:
             with self._mutex:
-                self._catch_up(view)
-                decide.check_fence(self._state, self._epoch)
-                step, epoch = self._state.step, self._epoch
-                for body in [*riders, *bodies(self._state, riders)]:
-                    yield Draft(stream=self._stream, body=body, actor="agent", step=step, epoch=epoch)
+                self._fold.catch_up(view, self._stream)
+                state = self.state
+                decide.check_fence(state, self._epoch)
+                if begins:
+                    decide.check_begins(state)
+                drafted = [*riders, *bodies(state, riders)]
+                for body in drafted:
+                    decide.check_unsettled(state, body)
+                if family is None and not any(type(body) in schedule.MOVES for body in drafted):
+                    step, epoch = state.step, self._epoch
+                    for body in drafted:
+                        yield Draft(stream=self._stream, body=body, actor="agent", step=step, epoch=epoch)
+                    return
+                runs = Runs(view, self._folds, self._log.clock.now_ns())
+                yield from runs.drafts(state, drafted, actor="agent", fenced=True)
+                if family is not None:
+                    yield from family(runs, state)
 
         return decision, riders
-
-    def _catch_up(self, view: View) -> None:
-        """Bring the state to the head; from zero if it is ahead of the log, after a batch that was abandoned."""
-        head = view.head(self._stream)
-        assert head is not None
-        if head.stream_seq == self._state.events and head.hash == self._head:
-            return
-        if head.stream_seq <= self._state.events:
-            self._state = RunState()
-        for event in view.events(self._stream, self._state.events):
-            self._state.apply(event.seq, event.time_ns, event.type, event.body)
-        self._head = head.hash
 
     def _applied(self, events: list[Event]) -> list[Event]:
         with self._mutex:
             for event in events:
-                if event.stream_seq == self._state.events + 1:
-                    self._state.apply(event.seq, event.time_ns, event.type, event.body)
-                    self._head = event.hash
+                if event.stream == self._stream and event.stream_seq == self.state.events + 1:
+                    self._fold.apply(event)
         return events

@@ -1,4 +1,4 @@
-"""The runtime: gets or creates a run, claims its step, executes the agent's code, and records how it ended.
+"""The runtime: what a program holds to run agents on one ledger, and to steer their runs.
 
 Rules: recovery is the same call as running: whoever runs a run again continues it. Everything that is true of a run
 stands in the log; this object holds none of it. A worker's sign of life is its lock; its right to append is its epoch.
@@ -9,49 +9,55 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
-
-from ledger_core import codec
-from ledger_core.clock import SYSTEM, Clock
-from ledger_core.errors import BadInput, Fenced, InDoubt, KeyConflict, LedgerError, NotFound, Refused
-from ledger_core.errors import Diverged as DivergedError
+from ledger_core.clock import NS, SYSTEM, Clock
+from ledger_core.errors import BadInput, NotFound
 from ledger_core.events import Missing
 from ledger_core.events.run import RunCreated
-from ledger_core.failpoints import reach
 from ledger_core.governance.tool import Function, ToolSpec, spec_of
-from ledger_core.ids import check_id, new_id
-from ledger_core.log.batch import View
-from ledger_core.log.log import Draft, Event, Log
-from ledger_core.run import decide
-from ledger_core.run.divergence import Divergence
+from ledger_core.ids import check_id, check_name, new_id
+from ledger_core.log.log import Log
 from ledger_core.run.journal import Journal
-from ledger_core.run.patch import diff, merge
 from ledger_core.run.state import RunState, fold
 from ledger_core.runtime import liveness
 from ledger_core.runtime.agent import AgentSpec, Models, Provider, agent_of
-from ledger_core.runtime.effects import normalised
-from ledger_core.runtime.execute import Ended, Execution, in_own_thread
-from ledger_core.runtime.recorded import Result, RunRecord, stream_of
+from ledger_core.runtime.asked import duration, run_options
+from ledger_core.runtime.claims import Asked, Desk, Opening
+from ledger_core.runtime.effect import Surroundings
+from ledger_core.runtime.execute import Execution, in_own_thread
+from ledger_core.runtime.folds import Folds, stream_of
+from ledger_core.runtime.foreground import Foreground
+from ledger_core.runtime.liveness import Life
+from ledger_core.runtime.pulse import Pulse
+from ledger_core.runtime.recorded import Result, RunRecord
 from ledger_core.runtime.recorder import Recorder
+from ledger_core.runtime.sessions import Sessions
+from ledger_core.runtime.steering import Steering
 
 WORKERS = "workers"
 AnyAgent = AgentSpec | Function
 
 
-class Runtime:
+class Runtime(Steering, Sessions):
     """Runs agents on one ledger. Open with `Runtime.local` or `Runtime.in_memory`; safe for threads and loops."""
 
-    def __init__(self, log: Log, *, models: Models = None) -> None:
+    def __init__(self, log: Log, *, models: Models = None, lease: float | None = None) -> None:
         self.log = log
+        self.folds = Folds()
+        self.pulse = Pulse(log)
+        self.desk = Desk(log=log, folds=self.folds, alive=self.alive)
+        self.agents: dict[str, AgentSpec] = {}
+        """Agents that were run, registered, spawned or served here, by name."""
         self._models = models
         self._tools: dict[str, ToolSpec] = {}
         self._lease: liveness.Lease | None = None
+        self._lease_ns = liveness.LEASE_NS if lease is None else int((duration(lease) or 0) * NS)
         self._keep = False
         """A call of the user's outlived its run: the sign of life stays until the process ends."""
+        self._under_way: set[tuple[str, str, int]] = set()
         self._workers = None if log.root is None else log.root / WORKERS
 
     @classmethod
@@ -61,9 +67,13 @@ class Runtime:
         *,
         models: Models = None,
         clock: Clock = SYSTEM,
+        lease: float | None = None,
     ) -> Runtime:
-        """A runtime on the ledger in a directory, created if it is not there. Raises `CannotOpen`, `Damaged`."""
-        return cls(Log.open(root, clock=clock), models=models)
+        """A runtime on the ledger in a directory, created if it is not there. Raises `CannotOpen`, `Damaged`.
+
+        `lease` is how many seconds this process may be stopped before others take its runs over.
+        """
+        return cls(Log.open(root, clock=clock), models=models, lease=lease)
 
     @classmethod
     def in_memory(cls, *, models: Models = None, clock: Clock = SYSTEM) -> Runtime:
@@ -89,6 +99,18 @@ class Runtime:
         if self._tools.setdefault(spec.name, spec) is not spec:
             raise BadInput(f"A tool {spec.name} is registered already.", hint="Give one another name.")
 
+    def register_agent(self, declared: AnyAgent) -> AgentSpec:
+        """Let runs name an agent, and this runtime's workers serve it."""
+        spec = agent_of(declared)
+        self.agents[spec.name] = spec
+        return spec
+
+    def known(self, declared: AnyAgent | str) -> AgentSpec | str:
+        """The spec of an agent, however it is named; its name alone where only others know it. Raises `BadInput`."""
+        if isinstance(declared, str):
+            return self.agents.get(check_name(declared, "agent"), declared)
+        return self.register_agent(declared)
+
     # Running
 
     def run(
@@ -98,18 +120,22 @@ class Runtime:
         initial_state: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         session_id: str | None = None,
+        wait: bool = False,
+        **options: Any,
     ) -> Result:
         """Run an agent to its end, or go on with the run of that id; waits, also inside a running event loop.
 
-        Raises `Refused` while another worker has the run, `Diverged`, `InDoubt`, `Fenced`, `StoreFull`; a failure of
-        the agent's own is in the result.
+        Times are waited for here, and children are run here. A run that waits for a signal or a person is left
+        waiting, unless `wait` is true: its result says so. `options` are `priority`, `capabilities`, `retry_policy`
+        and `timeout` of a new run. Raises `Refused` while another worker has the run, `Diverged`, `InDoubt`, `Fenced`,
+        `StoreFull`; a failure of the agent's own is in the result.
         """
-        spec = agent_of(agent)
+        spec = self.register_agent(agent)
+        asked = self.asked(spec, initial_state, run_id, session_id, options)
+        foreground = Foreground(self, wait=wait)
         if spec.is_async:
-            return in_own_thread(
-                lambda: asyncio.run(self.arun(spec, initial_state=initial_state, run_id=run_id, session_id=session_id))
-            )
-        return in_own_thread(lambda: self._run_blocking(spec, self._asked(spec, initial_state, run_id, session_id)))
+            return in_own_thread(lambda: asyncio.run(foreground.arun(asked)))
+        return in_own_thread(lambda: foreground.run(asked))
 
     async def arun(
         self,
@@ -118,56 +144,37 @@ class Runtime:
         initial_state: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         session_id: str | None = None,
+        wait: bool = False,
+        **options: Any,
     ) -> Result:
         """`run`, in the running event loop; a sync agent runs in a thread."""
-        spec = agent_of(agent)
-        asked = self._asked(spec, initial_state, run_id, session_id)
-        if not spec.is_async:
-            return await asyncio.to_thread(self._run_blocking, spec, asked)
-        claim = _Claim(self, spec, asked)
-        events = await self.log.adecide(claim.decide)
-        if claim.ended:
-            return self.result(claim.run_id)
-        execution, recorder = self._prepare(claim, events)
-        try:
-            ended = await execution.arun()
-            reach("agent-ended")
-            finish = _finish(execution, ended, recorder)
-            if finish is not None:
-                await recorder.acommit(finish)
-        except BaseException:
-            if execution.left:
-                self._keep = True
-            else:
-                await _quietly(recorder.acommit(lambda state, _: decide.release(state, None)))
-            raise
-        return self._result(execution, recorder, ended)
+        spec = self.register_agent(agent)
+        asked = self.asked(spec, initial_state, run_id, session_id, options)
+        foreground = Foreground(self, wait=wait)
+        if spec.is_async:
+            return await foreground.arun(asked)
+        return await asyncio.to_thread(foreground.run, asked)
 
-    def resume(self, run_id: str, agent: AnyAgent) -> Result:
-        """Go on with a run that lost its worker or waits. Raises `NotFound`."""
+    def create_run(
+        self,
+        agent: AnyAgent | str,
+        *,
+        initial_state: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        session_id: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Create a run, or find the one of that id, and leave it to the workers; returns its id."""
+        asked = self.asked(self.known(agent), initial_state, run_id, session_id, options)
+        opening = Opening(self.desk, asked, worker=None, digest=lambda _: None)
+        self.log.decide(opening.decide)
+        return opening.run_id
+
+    def resume(self, run_id: str, agent: AnyAgent, *, wait: bool = False) -> Result:
+        """Go on with a run that lost its worker, waits, or was parked. Raises `NotFound`."""
         if self.log.stream_head(stream_of(run_id)) is None:
             raise NotFound(f"There is no run {run_id!r}.", hint="`agentledger runs` lists them.")
-        return self.run(agent, run_id=run_id)
-
-    def _run_blocking(self, spec: AgentSpec, asked: _Asked) -> Result:
-        claim = _Claim(self, spec, asked)
-        events = self.log.decide(claim.decide)
-        if claim.ended:
-            return self.result(claim.run_id)
-        execution, recorder = self._prepare(claim, events)
-        try:
-            ended = execution.run()
-            reach("agent-ended")
-            finish = _finish(execution, ended, recorder)
-            if finish is not None:
-                recorder.commit(finish)
-        except BaseException:
-            try:
-                recorder.commit(lambda state, _: decide.release(state, None))
-            except LedgerError:
-                pass  # what is being raised says more
-            raise
-        return self._result(execution, recorder, ended)
+        return self.run(agent, run_id=run_id, wait=wait)
 
     # Looking
 
@@ -194,50 +201,61 @@ class Runtime:
 
     # Parts
 
-    def _asked(
-        self, spec: AgentSpec, initial_state: Mapping[str, Any] | None, run_id: str | None, session_id: str | None
-    ) -> _Asked:
-        if initial_state is not None and not isinstance(initial_state, Mapping):
-            raise BadInput("The initial state is a dict.", hint="Pass initial_state={…}.")
+    def asked(
+        self,
+        spec: AgentSpec | str,
+        initial_state: Mapping[str, Any] | None,
+        run_id: str | None,
+        session_id: str | None,
+        options: Mapping[str, Any],
+    ) -> Asked:
+        """A caller's wish, checked; raises `BadInput`."""
+        known = run_options(initial_state, {**options, "run_id": run_id})
         random = self.log.clock.random
-        name = new_id("run", random(10)) if run_id is None else check_id(run_id, "run")
         session = None if session_id is None else check_id(session_id, "session")
+        code = None if isinstance(spec, str) else spec
         created = RunCreated(
-            run=name,
-            agent=spec.name,
-            role=spec.role,
-            entry_point=spec.entry_point,
-            code_digest=spec.code_digest,
+            run=new_id("run", random(10)) if run_id is None else check_id(run_id, "run"),
+            agent=spec if isinstance(spec, str) else spec.name,
+            role=None if code is None else code.role,
+            entry_point=None if code is None else code.entry_point,
+            code_digest=None if code is None else code.code_digest,
             session=session,
             seed=random(32),
-            initial_state=codec.roundtrip(dict(initial_state or {})),
-            origin=spec.origin,
+            priority=known["priority"] or None,
+            capabilities=known["capabilities"],
+            retry=known["retry"],
+            timeout_ns=known["timeout_ns"],
+            variables=None if session is None else self.session_variables(session),
+            initial_state=known["initial_state"],
+            origin=None if code is None else code.origin,
         )
-        return _Asked(created=created, given=initial_state is not None)
+        return Asked(created=created, given=initial_state is not None)
 
-    def _worker(self) -> str:
+    @property
+    def worker_id(self) -> str:
+        """This process's name as a worker; the first use makes its sign of life."""
         if self._lease is None:
-            self._lease = liveness.Lease(self._workers, new_id("worker", self.log.clock.random(10)))
+            name = new_id("worker", self.log.clock.random(10))
+            self._lease = liveness.Lease(self._workers, name, self._lease_ns)
         return self._lease.worker
 
-    def _alive(self, worker: str) -> bool:
-        return liveness.alive(self._workers, worker)
+    def alive(self, worker: str) -> bool:
+        """Whether a worker lives and is not overdue."""
+        return self.life(worker) == "alive"
 
-    def _prepare(self, claim: _Claim, events: list[Event]) -> tuple[Execution, Recorder]:
-        """What the execution of a claimed step needs; reads the record only where there is one."""
-        stream = stream_of(claim.run_id)
-        if claim.fresh:
-            state = fold((event.seq, event.time_ns, event.type, event.body) for event in events)
-            journal, document = Journal(), claim.asked.created.initial_state
-        else:
-            record = RunRecord.read(self.log, claim.run_id)
-            state, journal, document = record.state, record.journal, record.document
-        tag = self.log.tagger(stream)
-        if tag is None or isinstance(document, Missing):
-            raise Refused(f"What run {claim.run_id} said was forgotten: it cannot go on.", hint="Start a new run.")
-        recorder = Recorder(self.log, stream, state, events[-1].hash)
-        execution = self.execution(claim.spec, state, journal, document, tag, recorder, claim.asked.created.session)
-        return execution, recorder
+    def life(self, worker: str) -> Life:
+        """Whether a worker lives, is overdue, or is gone."""
+        return liveness.life(self._workers, worker)
+
+    def keep_sign_of_life(self) -> None:
+        """Let this worker pass for alive until its process ends: a call of the user's is still under way."""
+        self._keep = True
+
+    def digest(self, agent: str) -> bytes | None:
+        """The digest of an agent's code, where it is known here."""
+        spec = self.agents.get(agent)
+        return None if spec is None else spec.code_digest
 
     def execution(
         self,
@@ -248,6 +266,8 @@ class Runtime:
         tag: Callable[[bytes], bytes],
         recorder: Recorder | None,
         session: str | None,
+        *,
+        variables: Mapping[str, Any] | None = None,
     ) -> Execution:
         """An execution of an agent against a journal; without a recorder, nothing in it can be live."""
         return Execution(
@@ -260,117 +280,17 @@ class Runtime:
             seed=state.seed,
             run_id=state.run,
             step_id=state.step,
-            attempt=state.epoch,
+            step_number=state.step_number,
+            attempt=state.attempt,
+            epoch=state.epoch,
             session_id=session,
+            variables=dict(variables or {}),
             state=document,
             clock=self.log.clock,
+            surroundings=Surroundings(life=self.life, under_way=self._under_way, known=self.known),
+            heard=self.pulse.heard,
+            timeout_ns=state.timeout_ns or spec.timeout_ns if recorder is not None else None,
         )
-
-    def _result(self, execution: Execution, recorder: Recorder, ended: Ended) -> Result:
-        """The result of an execution whose end is in the log, as `result` would read it; raises what stopped it."""
-        stopped = ended.stopped
-        if isinstance(stopped, Divergence):
-            raise stopped.error()
-        if isinstance(stopped, BaseException):
-            raise stopped
-        if recorder.state.status != "completed":
-            return self.result(execution.run_id)
-        document = merge(execution.state, diff(execution.state, ended.state))
-        output = codec.roundtrip(ended.output)
-        return Result(run_id=execution.run_id, status="completed", output=output, state=document)
-
-
-@attrs.frozen(kw_only=True)
-class _Asked:
-    """What a caller asked for: the run as it would be created."""
-
-    created: RunCreated
-    given: bool
-    """Whether the caller named an initial state."""
-
-
-class _Claim:
-    """The decision to create a run, or to take an existing one."""
-
-    def __init__(self, runtime: Runtime, spec: AgentSpec, asked: _Asked) -> None:
-        self.spec = spec
-        self.asked = asked
-        self.run_id = asked.created.run
-        self.fresh = False
-        self.ended = False
-        self._runtime = runtime
-        self._worker = runtime._worker()
-
-    def decide(self, view: View) -> Iterator[Draft]:
-        """Drafts of the claim; nothing for a run that has ended."""
-        stream = stream_of(self.run_id)
-        self.fresh = view.head(stream) is None
-        self.ended = False
-        bodies = (
-            decide.create(self.asked.created, new_id("step", self._runtime.log.clock.random(10))) if self.fresh else []
-        )
-        events = view.events(stream)
-        state = fold((event.seq, event.time_ns, event.type, event.body) for event in events)
-        for body in bodies:
-            state.apply(0, 0, body.kind.name, body)
-        if state.agent != self.spec.name:
-            raise Refused(
-                f"Run {self.run_id} is a run of agent {state.agent}, not of {self.spec.name}.",
-                hint="Use another run id, or the agent that the run was started with.",
-            )
-        if self.asked.given and not self.fresh:
-            self._check_same_begin(view, stream)
-        self.ended = state.ended
-        if not self.ended:
-            alive = state.worker is not None and self._runtime._alive(state.worker)
-            bodies += decide.claim(state, self._worker, owner_alive=alive, code_digest=self.spec.code_digest)
-            yield from (Draft(stream=stream, body=body, step=state.step or None) for body in bodies)
-
-    def _check_same_begin(self, view: View, stream: str) -> None:
-        begun = next(view.events(stream, contents=True)).body
-        if isinstance(begun, RunCreated) and begun.initial_state != self.asked.created.initial_state:
-            raise KeyConflict(
-                f"Run {self.run_id} was begun with another initial state.",
-                hint="Leave the initial state out to go on with it, or choose another run id.",
-            )
-
-
-def _finish(execution: Execution, ended: Ended, recorder: Recorder) -> Any:
-    """The decision that records how an execution ended; None where nothing may be recorded any more."""
-    stopped = ended.stopped
-    if isinstance(stopped, (Fenced, DivergedError)):
-        return None
-    if isinstance(stopped, Divergence):
-        recorder.drop()
-        return lambda state, _: decide.diverge(state, stopped)
-    if stopped is not None:
-        waiting = "in doubt" if isinstance(stopped, InDoubt) else None
-        return lambda state, _: decide.release(state, waiting)
-    if ended.error is not None:
-        return _failure(ended.error)
-    try:
-        output = codec.roundtrip(ended.output)
-    except LedgerError as error:
-        return _failure(error)
-    patch = diff(execution.state, ended.state)
-    return lambda state, riders: decide.complete(state, output, patch, riders)
-
-
-def _failure(error: Exception) -> Any:
-    kind, message = normalised(error)
-    return lambda state, riders: decide.fail(state, _category(error), kind, message, riders)
-
-
-def _category(error: Exception) -> str:
-    names: Iterable[type] = type(error).__mro__
-    table = {
-        "RetryableAgentError": "retryable",
-        "NonRetryableAgentError": "non_retryable",
-        "ToolFailed": "tool",
-        "ModelFailed": "model",
-        "TimeoutError": "timeout",
-    }
-    return next((table[one.__name__] for one in names if one.__name__ in table), "unhandled")
 
 
 def _present(value: Any) -> Any:
@@ -387,13 +307,6 @@ def _provider(model: str, *sources: Models) -> Provider:
         f"No provider is known for model {model!r}.",
         hint="Pass models=callable, or models={name: callable}, to @agent or to the runtime.",
     )
-
-
-async def _quietly(work: Any) -> None:
-    try:
-        await work
-    except LedgerError:
-        pass  # what is being raised says more
 
 
 def _root(root: str | os.PathLike[str] | None) -> Path:

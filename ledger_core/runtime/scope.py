@@ -44,6 +44,10 @@ class Scope:
         self._effects += 1
         return f"{self.prefix}{self._effects}"
 
+    def here(self) -> bool:
+        """Whether this is the scope's own thread."""
+        return threading.get_ident() == self._thread
+
     def child(self, name: str) -> Scope:
         """The scope of the next task of that name."""
         self._children[name] += 1
@@ -53,6 +57,11 @@ class Scope:
 def current() -> Scope | None:
     """The scope that this code runs in; None outside agents."""
     return _current.get()
+
+
+def of_context(context: contextvars.Context | None) -> Scope | None:
+    """The scope that a context was made in."""
+    return None if context is None else context.get(_current)
 
 
 @contextmanager

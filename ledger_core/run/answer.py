@@ -1,0 +1,77 @@
+"""Decisions about a run from outside its worker: cancel, signal, answer a person's question, the end of a child.
+
+Rules: as in `decide`. Whoever holds the step is left alone; a run that nobody holds is moved on by the place that its
+events give it in the queue.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ledger_core.errors import NotFound, Refused
+from ledger_core.events import Body
+from ledger_core.events.effect import ToolCallSettled
+from ledger_core.events.run import RunCancelRequested
+from ledger_core.events.step import LeaseExpired
+from ledger_core.events.wait import ApprovalDecided, ChildRunEnded, SignalReceived
+from ledger_core.run.decide import cancelled, check_known
+from ledger_core.run.state import RunState
+
+
+def cancel(state: RunState, reason: str, *, owner_alive: bool) -> list[Body]:
+    """Ask the run to end; it ends at once if nobody holds it. Refused for one that has ended."""
+    check_known(state)
+    if state.ended:
+        raise _over(state, "cancelled")
+    bodies: list[Body] = [] if state.cancelling else [RunCancelRequested(reason=reason)]
+    if state.worker is not None and owner_alive:
+        return bodies
+    if state.worker is not None:
+        bodies.append(LeaseExpired(step=state.step, epoch=state.epoch, reason="its worker is gone"))
+    return [*bodies, *cancelled(state, bodies)]
+
+
+def signal(state: RunState, name: str, payload: Any, sender: bytes | None) -> list[Body]:
+    """A signal for the run, whether anybody waits for it yet or not; nothing if its sender has sent it before."""
+    check_known(state)
+    if sender is not None and (name, sender) in state.senders:
+        return []
+    if state.ended:
+        raise _over(state, "signalled")
+    return [SignalReceived(name=name, sender=sender, payload=payload)]
+
+
+def approve(state: RunState, approval: str, *, approved: bool, by: str, reason: str) -> list[Body]:
+    """A person's answer, once. Refused for a question that nobody waits for any more, or that has another answer."""
+    check_known(state)
+    if approval not in state.approvals:
+        raise NotFound(f"Run {state.run} has not asked for {approval}.", hint="`agentledger approvals` lists them.")
+    if state.approvals[approval] is not None:
+        raise Refused(f"{approval} was answered already.", hint=f"See: agentledger log show {state.run}")
+    if state.ended or not any(one.name == approval for one in state.waits.values()):
+        raise Refused(
+            f"Nobody waits for {approval} any more: its time is over, or run {state.run} went on without it.",
+            hint=f"See: agentledger status {state.run}",
+        )
+    return [ApprovalDecided(approval=approval, approved=approved, by=by, reason=reason)]
+
+
+def child_ended(state: RunState, ended: ChildRunEnded) -> list[Body]:
+    """What a parent is told of its child's end; nothing if it has ended itself, or was told."""
+    child = state.children.get(ended.run)
+    return [] if state.ended or child is None or child.ended is not None else [ended]
+
+
+def settle_late(state: RunState, settled: ToolCallSettled) -> list[Body]:
+    """A fenced worker's own outcome of its own attempt: evidence, unless the call is settled or was made again."""
+    row = state.ledger.get(settled.path)
+    open_ = row is not None and row.status in ("RESERVED", "PENDING_VERIFICATION")
+    return [settled] if open_ and row is not None and row.attempt == settled.attempt and not state.ended else []
+
+
+def _over(state: RunState, what: str) -> Refused:
+    return Refused(
+        f"Run {state.run} has {state.status}; it cannot be {what} any more.",
+        hint=f"See what came of it: agentledger status {state.run}",
+        run=state.run,
+    )
