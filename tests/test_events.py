@@ -55,7 +55,7 @@ def bodies(kind: EventType) -> st.SearchStrategy[Any]:
         part = field.metadata["part"]
         fields[field.name] = {"facts": of(hints[field.name]), "messages": MESSAGES, "content": VALUES}[part]
         if part == "facts" and field.metadata["key"]:
-            fields[field.name] = st.none() | st.binary(min_size=32, max_size=32)
+            fields[field.name] = st.binary(min_size=32, max_size=32)
         if kind.closes and field.name in ("counts", "tools"):
             fields[field.name] = st.just({})
     return st.builds(kind.cls, **fields)

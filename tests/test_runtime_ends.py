@@ -106,7 +106,7 @@ def test_a_missing_provider_stops_a_run_and_does_not_burn_it(log):
     function = agent(name="a")(main)
     with pytest.raises(BadInput):
         Runtime(log).run(function, run_id="r")
-    assert Runtime(log).state("r").status == "pending"
+    assert Runtime(log).state("r").waiting == "blocked"
 
     assert Runtime(log, models=lambda request: {"content": "yes"}).run(function, run_id="r").output == {
         "content": "yes"
@@ -234,7 +234,7 @@ def test_a_fenced_worker_changes_nothing(runtime):
     other = Runtime(runtime.log)
 
     def body(ctx):
-        if ctx.attempt == 1:
+        if ctx.epoch == 1:
             runtime._lease.end()
             other.run(function, run_id="r")
         return ctx.call_tool("keyed")

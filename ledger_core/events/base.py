@@ -189,16 +189,16 @@ def _checked(hints: Mapping[str, Any], fields: list[attrs.Attribute[Any]]) -> li
 
 def _validator(hint: Any) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     """A check of a fact against its annotation: exact types, so that no subclass slips past the encoding."""
-    if hint is Any:
-        return lambda *_: None  # a plain document: the codec refuses what it cannot hold
     plain, literals = _plain_types(hint)
-    inner = [_plain_types(part)[0] for part in typing.get_args(hint)] if dict in plain else []
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
+    maps = [typing.get_args(part)[1] for part in parts if typing.get_origin(part) is dict]
+    values = () if not maps or maps[0] is Any else _plain_types(maps[0])[0]
 
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if type(value) not in plain or (literals and value is not None and value not in literals):
             wanted = ", ".join(map(repr, literals)) or " or ".join(t.__name__ for t in plain)
             raise BadInput(f"{field.name} is {value!r:.100}; it must be {wanted}.")
-        if inner and not all(type(k) in inner[0] and type(v) in inner[1] for k, v in value.items()):
+        if values and not all(type(k) is str and type(v) in values for k, v in value.items()):
             raise BadInput(f"{field.name} is {value!r:.100}; it must be a map of text to numbers.")
 
     return check

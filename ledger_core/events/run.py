@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from ledger_core.events.base import JSON, Body, content, event, fact
 
@@ -27,7 +27,7 @@ class RunCreated(Body):
     """-128 to 127, the highest is claimed first; 0 if left out."""
     capabilities: list[str] | None = fact(default=None)
     """What a worker must offer to claim it."""
-    retry: JSON = fact(default=None)
+    retry: dict[str, Any] | None = fact(default=None)
     """The retry policy (`run.retry`), the default one if left out."""
     timeout_ns: int | None = fact(default=None)
     """How long one claim of a step may work."""

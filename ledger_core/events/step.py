@@ -16,7 +16,6 @@ class StepCreated(Body):
     entry_point: str | None = fact(default=None)
     """Of the step's code, where it is not the run's own."""
     code_digest: bytes | None = fact(default=None)
-    origin: str | None = content(default=None)
 
 
 @event("step_claimed", critical=True)
@@ -38,9 +37,17 @@ class StepReleased(Body):
     step: str = fact()
     epoch: int = fact()
     waiting: str | None = fact(default=None)
-    """`waits` for what its branches wait for, `yield` for its next turn; `in doubt`, `divergence` and `blocked` (by
-    what `reason` says) for a person."""
-    reason: str = content(default="")
+    """`waits` for what its branches wait for, `yield` for its next turn; `in doubt`, `divergence` and `blocked` for a
+    person."""
+
+
+@event("step_blocked")
+class StepBlocked(Body):
+    """Something that only a person can mend keeps the step from going on: a tool or a provider that is not there."""
+
+    step: str = fact()
+    epoch: int = fact()
+    reason: str = content()
 
 
 @event("lease_expired", critical=True)

@@ -28,6 +28,7 @@ from ledger_core.events.step import (
     AgentResultReturned,
     LeaseExpired,
     StatePatchCommitted,
+    StepBlocked,
     StepCancelled,
     StepClaimed,
     StepCompleted,
@@ -182,9 +183,14 @@ def fail(state: RunState, failure: Failure, riders: Sequence[Body], now_ns: int)
     return [failed, RunFailed(category=failure.category, counts=counts, tools=tools)]
 
 
-def release(state: RunState, waiting: str | None, reason: str = "") -> list[Body]:
+def release(state: RunState, waiting: str | None) -> list[Body]:
     """Give the step back, saying why it cannot go on, if it cannot."""
-    return [StepReleased(step=state.step, epoch=state.epoch, waiting=waiting, reason=reason)]
+    return [StepReleased(step=state.step, epoch=state.epoch, waiting=waiting)]
+
+
+def block(state: RunState, reason: str) -> list[Body]:
+    """Give the step back until a person has mended what `reason` says."""
+    return [StepBlocked(step=state.step, epoch=state.epoch, reason=reason), *release(state, "blocked")]
 
 
 def cancelled(state: RunState, before: Sequence[Body]) -> list[Body]:

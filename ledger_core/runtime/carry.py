@@ -153,7 +153,7 @@ class Carrier:
         if isinstance(stopped, InDoubt):
             return _unless_cancelled(lambda state, _: decide.release(state, "in doubt"))
         if isinstance(stopped, (BadInput, KeyConflict)):  # the same again, until somebody changes something
-            return _unless_cancelled(lambda state, _: decide.release(state, "blocked", str(stopped)))
+            return _unless_cancelled(lambda state, _: decide.block(state, str(stopped)))
         if stopped is not None:
             return _unless_cancelled(lambda state, _: decide.release(state, None))
         if ended.error is not None:
@@ -180,7 +180,6 @@ class Carrier:
             agent=known if isinstance(known, str) else known.name,
             entry_point=None if spec is None else spec.entry_point,
             code_digest=None if spec is None else spec.code_digest,
-            origin=None if spec is None else spec.origin,
         )
 
     def _failure(self, failure: Failure) -> Bodies:

@@ -16,9 +16,9 @@ from ledger_core.events.run import DivergenceDetected, RunCancelRequested, RunCr
 from ledger_core.events.step import (
     AgentResultReturned,
     StatePatchCommitted,
+    StepBlocked,
     StepCreated,
     StepFailed,
-    StepReleased,
     StepRetryScheduled,
 )
 from ledger_core.log.log import Log
@@ -86,8 +86,8 @@ class RunRecord:
                 found |= {"initial": body.initial_state, "document": body.initial_state}
                 found |= {"session": body.session, "origin": body.origin, "variables": body.variables}
             elif isinstance(body, StepCreated) and body.number > 1:
-                found |= {"initial": found["document"], "origin": body.origin}
-            elif isinstance(body, (RunCancelRequested, StepReleased)):
+                found["initial"] = found["document"]
+            elif isinstance(body, (RunCancelRequested, StepBlocked)):
                 found["reason"] = body.reason
             elif isinstance(body, StatePatchCommitted):
                 gone = isinstance(body.patch, Missing) or isinstance(found["document"], Missing)
