@@ -21,7 +21,7 @@ from ledger_core.log.log import Draft, Later, Log
 from ledger_core.run import decide, schedule
 from ledger_core.run.schedule import Offer
 from ledger_core.run.state import RunState
-from ledger_core.runtime.folds import Folds, Runs, stream_of
+from ledger_core.runtime.folds import Fold, Folds, Runs, stream_of
 
 Alive = Callable[[str], bool]
 
@@ -178,6 +178,13 @@ def expire(desk: Desk, run_id: str, worker: str, freed: list[str]) -> Callable[[
             yield from runs.drafts(state, decide.expire(state, "its worker is gone or gave no sign of life"))
 
     return decision
+
+
+def agent_of(log: Log, run_id: str) -> str:
+    """Name of the agent whose code a run's step is."""
+    fold = Fold()
+    fold.catch_up(log, stream_of(run_id))
+    return fold.state.step_agent
 
 
 def wakes(log: Log, offer: Offer) -> int | None:

@@ -19,7 +19,7 @@ from ledger_core.run.state import RunState
 from ledger_core.runtime import scope
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.carry import Carried, Carrier
-from ledger_core.runtime.claims import Asked, Opening
+from ledger_core.runtime.claims import Asked, Opening, agent_of
 from ledger_core.runtime.folds import Fold, stream_of
 from ledger_core.runtime.recorded import Result
 
@@ -158,8 +158,7 @@ class Foreground:
         return Opening(self._runtime.desk, asked, worker=self._runtime.worker_id, digest=self._runtime.digest)
 
     def _carrier(self, opening: Opening, events: Any) -> Carrier:
-        stream = stream_of(opening.run_id)
-        name = self._step_agent(stream) if not opening.fresh else opening.asked.created.agent
+        name = opening.asked.created.agent if opening.fresh else agent_of(self._runtime.log, opening.run_id)
         spec = self._runtime.agents.get(name)
         if spec is None:
             raise BadInput(
@@ -167,11 +166,6 @@ class Foreground:
                 hint="Register it, or leave the run to a worker that serves it: agentledger worker TARGET.",
             )
         return Carrier(self._runtime, spec, opening.run_id, events, fresh=opening.fresh)
-
-    def _step_agent(self, stream: str) -> str:
-        fold = Fold()
-        fold.catch_up(self._runtime.log, stream)
-        return fold.state.step_agent
 
     def _child(self, run_id: str) -> AgentSpec | None:
         fold = Fold()

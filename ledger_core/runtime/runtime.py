@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from ledger_core.runtime.recorded import Result, RunRecord
 from ledger_core.runtime.recorder import Recorder
 from ledger_core.runtime.sessions import Sessions
 from ledger_core.runtime.steering import Steering
+from ledger_core.runtime.worker import Worker
 
 WORKERS = "workers"
 AnyAgent = AgentSpec | Function
@@ -175,6 +176,25 @@ class Runtime(Steering, Sessions):
         if self.log.stream_head(stream_of(run_id)) is None:
             raise NotFound(f"There is no run {run_id!r}.", hint="`agentledger runs` lists them.")
         return self.run(agent, run_id=run_id, wait=wait)
+
+    def worker(
+        self,
+        *agents: AnyAgent,
+        concurrency: int = 16,
+        capabilities: Iterable[str] = (),
+        any_code: bool = False,
+        grace: float = 30.0,
+    ) -> Worker:
+        """A worker that serves agents' runs from the queue, `concurrency` of them at once; see `Worker.run`.
+
+        It claims runs whose code is its own, or nobody's yet; of any code if `any_code` is true. Raises `BadInput`.
+        """
+        return Worker(self, agents, concurrency=concurrency, capabilities=capabilities, any_code=any_code, grace=grace)
+
+    def run_once(self, *agents: AnyAgent) -> int:
+        """Claim one run of these agents (or of all that are registered) and carry it as far as it goes; how many."""
+        worker = self.worker(*(agents or self.agents.values()), concurrency=1)
+        return in_own_thread(lambda: asyncio.run(worker.once()))
 
     # Looking
 
