@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from ledger_core.errors import BadInput, NotFound
 from ledger_core.log.log import Log
+from ledger_core.run import schedule
 from ledger_core.run.state import RunState, fold
 
 _PREFIX = "run/"
@@ -46,3 +47,19 @@ def resolve(log: Log, text: str) -> str:
         raise NotFound(f"There is no run {text!r}.", hint="`agentledger runs` lists them; `latest` is the newest.")
     shown = ", ".join(name.removeprefix(_PREFIX) for name in found[:4]) + (", …" if len(found) > 4 else "")
     raise BadInput(f"{len(found)} runs begin with {text!r}: {shown}", hint="Write more letters.")
+
+
+def waiting_for_people(log: Log) -> Iterator[RunState]:
+    """Runs that ask a person something, the longest waiting first: found in the queue, without a look at any other."""
+    for prefix in (schedule.WAITING, schedule.TIMER):
+        start = prefix
+        while rows := log.queued(prefix, start, limit=256):
+            for row in rows:
+                if isinstance(row.note, dict) and row.note.get("asks"):
+                    yield of_stream(log, row.stream)
+            start = rows[-1].key + b"\0"
+    held = log.queued(schedule.HELD, b"", limit=4096)  # a branch may ask while another works
+    for row in held:
+        state = of_stream(log, row.stream)
+        if any(one.kind == "approval" for one in state.waits.values()):
+            yield state

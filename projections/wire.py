@@ -13,6 +13,7 @@ from ledger_core.events.base import content_of, facts_of
 from ledger_core.ids import format_hash
 from ledger_core.log.record import Event
 from ledger_core.run.state import RunState
+from projections.standing import waits_json
 
 _NS = 1_000_000_000
 
@@ -66,6 +67,9 @@ def run_json(state: RunState) -> dict[str, Any]:
         "events": state.events,
         "effects": state.effects,
         "in_doubt": len(state.in_doubt),
+        "session_id": state.session,
+        "parent": state.parent,
+        "priority": state.priority,
     }
 
 
@@ -77,6 +81,23 @@ def status_json(state: RunState) -> dict[str, Any]:
         "code_digest": state.code_digest and format_hash(state.code_digest),
         "step_id": state.step,
         "epoch": state.epoch,
+        "step_status": state.step_status,
+        "step_number": state.step_number,
+        "step_agent": state.step_agent,
+        "attempt": state.attempt,
+        "driver": state.driver,
+        "since": state.since_ns / _NS,
+        "cancelling": state.cancelling,
+        "waits": waits_json(state),
+        "retry_at": None if state.retry_ns is None else state.retry_ns / _NS,
+        "children": [
+            {"run_id": child.run, "path": child.path, "agent": child.agent, "status": child.status}
+            for child in state.children.values()
+        ],
+        "signals": {name: len(seqs) for name, seqs in sorted(state.signals.items())},
+        "model_calls": state.model_calls,
+        "input_tokens": state.input_tokens,
+        "output_tokens": state.output_tokens,
         "worker": state.worker,
         "state_version": state.version,
         "category": state.category,

@@ -54,7 +54,15 @@ class Desk:
 class Opening:
     """The decision to create a run, and to claim it, or to take an existing one."""
 
-    def __init__(self, desk: Desk, asked: Asked, *, worker: str | None, digest: Callable[[str], bytes | None]) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        asked: Asked,
+        *,
+        worker: str | None,
+        digest: Callable[[str], bytes | None],
+        driver: str = "code",
+    ) -> None:
         self.asked = asked
         self.run_id = asked.created.run
         self.fresh = False
@@ -63,6 +71,7 @@ class Opening:
         self._desk = desk
         self._worker = worker
         self._digest = digest
+        self._driver = driver
 
     def decide(self, view: View) -> Iterator[Draft | Later]:
         """Drafts of the claim; nothing for a run that has ended. Without a worker, the run is only created."""
@@ -76,6 +85,11 @@ class Opening:
             state = RunState()
             for body in bodies:
                 state.apply(0, self._desk.log.clock.now_ns(), body.kind.name, body)
+        elif state.driver != self._driver:
+            raise Refused(
+                f"Run {self.run_id} is driven by {'attached code' if state.driver == 'external' else 'an agent'}.",
+                hint="Attach to it: Runtime.attach." if state.driver == "external" else "Run it: agentledger resume.",
+            )
         elif state.agent != created.agent:
             raise Refused(
                 f"Run {self.run_id} is a run of agent {state.agent}, not of {created.agent}.",

@@ -33,7 +33,7 @@ class ModelEffects(Effects):
     ) -> Any:
         """A model's response; raises `ModelFailed`, and `BadInput` before anything was recorded."""
         self._check_open()
-        document = _model_document(request)
+        document = model_document(request)
         intent = self._intent(place, "model", document["model"], document)
         entry = self._compared(intent)
         work = self._ask(intent, entry, timeout, retry or DEFAULT)
@@ -75,7 +75,7 @@ class ModelEffects(Effects):
             await self._unanswered(entry, error, policy)
             return
         reach("effect-after")
-        input_tokens, output_tokens = _usage(response)
+        input_tokens, output_tokens = usage(response)
         completed = ModelCallCompleted(
             path=intent.path,
             attempt=entry.attempt,
@@ -115,7 +115,8 @@ class ModelEffects(Effects):
             await self._append(lambda *_: (failed,))
 
 
-def _model_document(request: Mapping[str, Any]) -> dict[str, Any]:
+def model_document(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as it is recorded; raises `BadInput`."""
     if not isinstance(request, Mapping) or not isinstance(request.get("messages", []), (list, tuple)):
         raise BadInput("A model is called with a dict that has `model` and a list of `messages`.")
     model = check_name(request.get("model", "default"), "model")
@@ -124,7 +125,7 @@ def _model_document(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": model, "messages": messages, "parameters": parameters}
 
 
-def _usage(response: Any) -> tuple[int | None, int | None]:
+def usage(response: Any) -> tuple[int | None, int | None]:
     """Token counts as the usual providers name them; None where they do not say."""
     usage = response.get("usage") if isinstance(response, dict) else None
     if not isinstance(usage, dict):

@@ -16,6 +16,7 @@ from ledger_core.events.run import DivergenceDetected, RunCancelRequested, RunCr
 from ledger_core.events.step import (
     AgentResultReturned,
     StatePatchCommitted,
+    StatePatchProposed,
     StepBlocked,
     StepCreated,
     StepFailed,
@@ -66,6 +67,8 @@ class RunRecord:
     session: str | None
     variables: Any = None
     origin: Any = None
+    proposed: list[Any] = attrs.field(factory=list)
+    """Patches that were proposed behind the last commit of the state."""
     reason: Any = None
     """What blocks it, or why it is to be cancelled."""
     output: Any = None
@@ -77,7 +80,7 @@ class RunRecord:
     def read(cls, log: Log, run_id: str) -> RunRecord:
         """Read a run's events; raises `NotFound`."""
         state, journal = RunState(), Journal()
-        found: dict[str, Any] = {"initial": {}, "document": {}, "session": None}
+        found: dict[str, Any] = {"initial": {}, "document": {}, "session": None, "proposed": []}
         for event in log.stream(stream_of(run_id)):
             body = event.body
             state.apply(event.seq, event.time_ns, event.type, body)
@@ -92,6 +95,9 @@ class RunRecord:
             elif isinstance(body, StatePatchCommitted):
                 gone = isinstance(body.patch, Missing) or isinstance(found["document"], Missing)
                 found["document"] = body.patch if gone else merge(found["document"], body.patch)
+                found["proposed"] = []
+            elif isinstance(body, StatePatchProposed):
+                found["proposed"].append(body.patch)
             elif isinstance(body, AgentResultReturned):
                 found["output"] = body.output
             elif isinstance(body, (StepFailed, StepRetryScheduled)):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ledger_core.clock import NS, SYSTEM, Clock
 from ledger_core.errors import BadInput, NotFound
 from ledger_core.events import Missing
-from ledger_core.events.run import RunCreated
+from ledger_core.events.run import Driver, RunCreated
 from ledger_core.governance.tool import Function, ToolSpec, spec_of
 from ledger_core.ids import check_id, check_name, new_id
 from ledger_core.log.log import Log
@@ -25,6 +26,7 @@ from ledger_core.run.state import RunState, fold
 from ledger_core.runtime import liveness
 from ledger_core.runtime.agent import AgentSpec, Models, Provider, agent_of
 from ledger_core.runtime.asked import duration, run_options
+from ledger_core.runtime.attach import AttachedContext, Attaching, specs
 from ledger_core.runtime.claims import Asked, Desk, Opening
 from ledger_core.runtime.effect import Surroundings
 from ledger_core.runtime.execute import Execution, in_own_thread
@@ -171,6 +173,25 @@ class Runtime(Steering, Sessions):
         self.log.decide(opening.decide)
         return opening.run_id
 
+    def attach(
+        self,
+        run_id: str | None = None,
+        *,
+        agent: str = "attached",
+        initial_state: Mapping[str, Any] | None = None,
+        session_id: str | None = None,
+        tools: Iterable[ToolSpec | Function] = (),
+        **options: Any,
+    ) -> AbstractContextManager[AttachedContext]:
+        """Code that is not one function appends to a run of its own: `with runtime.attach("order-42") as ctx: …`.
+
+        The run is created, or gone on with. `tools` are called through the context, or only verify what was left open.
+        Raises `BadInput`, `Refused`.
+        """
+        name = check_name(agent, "agent")
+        asked = self.asked(name, initial_state, run_id, session_id, options, driver="external")
+        return Attaching(runtime=self, asked=asked, tools=specs(tools)).context()
+
     def resume(self, run_id: str, agent: AnyAgent, *, wait: bool = False) -> Result:
         """Go on with a run that lost its worker, waits, or was parked. Raises `NotFound`."""
         if self.log.stream_head(stream_of(run_id)) is None:
@@ -228,6 +249,8 @@ class Runtime(Steering, Sessions):
         run_id: str | None,
         session_id: str | None,
         options: Mapping[str, Any],
+        *,
+        driver: Driver = "code",
     ) -> Asked:
         """A caller's wish, checked; raises `BadInput`."""
         known = run_options(initial_state, {**options, "run_id": run_id})
@@ -237,6 +260,7 @@ class Runtime(Steering, Sessions):
         created = RunCreated(
             run=new_id("run", random(10)) if run_id is None else check_id(run_id, "run"),
             agent=spec if isinstance(spec, str) else spec.name,
+            driver=driver,
             role=None if code is None else code.role,
             entry_point=None if code is None else code.entry_point,
             code_digest=None if code is None else code.code_digest,

@@ -44,6 +44,11 @@ class Scope:
         self._effects += 1
         return f"{self.prefix}{self._effects}"
 
+    def anywhere(self) -> str:
+        """The path of the next effect, in whatever thread: where nothing is ever executed again."""
+        self._effects += 1
+        return f"{self.prefix}{self._effects}"
+
     def here(self) -> bool:
         """Whether this is the scope's own thread."""
         return threading.get_ident() == self._thread

@@ -1,0 +1,116 @@
+"""Where a run stands, for a person: what it waits for, for whom, since when, and what to do next.
+
+Rules: pure, over facts; time comes in. Words are for people, fields for programs. A fold of nothing but `RunState`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ledger_core.run.schedule import STUCK
+from ledger_core.run.state import RunState, Wait
+
+_NS = 1_000_000_000
+_NEXT = {
+    "pending": "Nobody works on it yet. Go on with: agentledger resume {run}, or a worker: agentledger worker TARGET",
+    "running": "A worker holds it. Follow it with: agentledger log tail -f --run {run}",
+    "parked": "It costs one worker after the other. Find out why, then: agentledger resume {run}",
+    "diverged": "Put the code back that agrees with the record, then: agentledger resume {run}",
+    "completed": "It is done. Prove it with: agentledger verify {run}",
+    "failed": "The agent failed. See: agentledger log show {run} --type step_failed",
+    "cancelled": "It was cancelled. See who asked, and why: agentledger log show {run} --type run_cancel_requested",
+}
+_STUCK = {
+    "in doubt": "Somebody has to find out whether that happened. Then: agentledger resume {run}",
+    "blocked": "Mend that, then: agentledger resume {run}",
+}
+_WAITS = {
+    "sleep": "Nothing: it wakes by itself where a worker serves it, or with: agentledger resume {run}",
+    "retry": "Nothing: it is tried again by itself where a worker serves it, or with: agentledger resume {run}",
+    "outage": "Bring back what is not there; it is tried again by itself where a worker serves it",
+    "settle": "Nothing: it is asked again by itself where a worker serves it, or with: agentledger resume {run}",
+    "child": "See the child: agentledger status {name}",
+    "signal": "Send it: agentledger signal {run} {name} --payload JSON",
+    "approval": "Answer: agentledger approve {name}, or agentledger deny {name} --reason TEXT",
+}
+_WHO = {
+    "sleep": "a time",
+    "retry": "its next attempt",
+    "outage": "{name} to be there again",
+    "settle": "word of what became of {name}",
+    "child": "child run {name}",
+    "signal": "signal {name}",
+    "approval": "a person to answer {name}",
+}
+
+
+def waits_json(state: RunState) -> list[dict[str, Any]]:
+    """What the branches of a run wait for, the next to come first."""
+    return [
+        {
+            "path": one.path,
+            "kind": one.kind,
+            "name": one.name,
+            "since": one.since_ns / _NS,
+            "until": None if one.wake_ns is None else one.wake_ns / _NS,
+        }
+        for one in _ordered(state)
+    ]
+
+
+def waits_lines(state: RunState, now_ns: int) -> list[str]:
+    """The same in words."""
+    lines = [_line(one, now_ns) for one in _ordered(state)]
+    if state.retry_ns is not None:
+        lines.insert(0, f"attempt {state.attempt}, {_when(state.retry_ns, now_ns)}")
+    return lines
+
+
+def next_step(state: RunState, *, lost: bool = False) -> str:
+    """What a person does next."""
+    if lost:
+        text = _NEXT["pending"].replace("Nobody works on it yet.", "Its worker is gone.")
+    elif state.status == "waiting" and state.waiting in STUCK:
+        text = _STUCK[str(state.waiting)]
+    elif state.status == "waiting" and state.retry_ns is not None:
+        text = _WAITS["retry"]
+    elif state.status == "waiting" and state.waits:
+        first = min(state.waits.values(), key=lambda one: one.kind not in ("approval", "signal"))
+        text = _WAITS[first.kind].replace("{name}", first.name)
+    elif state.driver == "external" and not state.ended:
+        text = "It goes on when code attaches itself to it again"
+    elif state.cancelling:
+        text = "It was asked to end, and will at its next effect. Follow it: agentledger log tail -f --run {run}"
+    else:
+        text = _NEXT.get(state.status, _NEXT["pending"])
+    return text.replace("{run}", state.run)
+
+
+def cost_words(state: RunState) -> str:
+    """What a run has cost so far."""
+    calls = f"{state.model_calls:,} model call{'' if state.model_calls == 1 else 's'}"
+    tools = sum(state.tools.values())
+    words = f"{calls}, {tools:,} tool call{'' if tools == 1 else 's'}"
+    tokens = state.input_tokens + state.output_tokens
+    return words + (f", {state.input_tokens:,} tokens in and {state.output_tokens:,} out" if tokens else "")
+
+
+def _ordered(state: RunState) -> list[Wait]:
+    return sorted(state.waits.values(), key=lambda one: (one.wake_ns is None, one.wake_ns or 0, one.since_ns))
+
+
+def _line(one: Wait, now_ns: int) -> str:
+    until = "" if one.wake_ns is None else f", {_when(one.wake_ns, now_ns)}"
+    return f"{_WHO[one.kind].format(name=one.name)} at effect {one.path}, for {_span(now_ns - one.since_ns)}{until}"
+
+
+def _when(wake_ns: int, now_ns: int) -> str:
+    return f"due for {_span(now_ns - wake_ns)}" if wake_ns <= now_ns else f"until in {_span(wake_ns - now_ns)}"
+
+
+def _span(ns: int) -> str:
+    seconds = max(0, ns) / _NS
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
