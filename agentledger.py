@@ -9,11 +9,14 @@ from ledger_core.clock import Clock
 from ledger_core.errors import (
     AgentError,
     BadInput,
+    Cancelled,
     CannotOpen,
+    ChildFailed,
     Damaged,
     Diverged,
     Fenced,
     InDoubt,
+    KeyConflict,
     LedgerError,
     ModelFailed,
     NoEffect,
@@ -26,24 +29,34 @@ from ledger_core.errors import (
     RunFailed,
     StoreFull,
     ToolFailed,
+    Unavailable,
+    WaitTimedOut,
 )
 from ledger_core.governance.tool import ToolSpec, tool
 from ledger_core.log.log import Log
+from ledger_core.run.retry import RetryPolicy
 from ledger_core.runtime.agent import agent
-from ledger_core.runtime.context import AgentContext, SyncContext
+from ledger_core.runtime.attach import AttachedContext
+from ledger_core.runtime.context import AgentContext, SyncContext, current_context
 from ledger_core.runtime.recorded import Result
 from ledger_core.runtime.runtime import Runtime, arun, run
+from ledger_core.runtime.sessions import Session
+from ledger_core.runtime.worker import Worker
 
 __all__ = [
     "AgentContext",
     "AgentError",
+    "AttachedContext",
     "BadInput",
+    "Cancelled",
     "CannotOpen",
+    "ChildFailed",
     "Clock",
     "Damaged",
     "Diverged",
     "Fenced",
     "InDoubt",
+    "KeyConflict",
     "LedgerError",
     "Log",
     "ModelFailed",
@@ -54,15 +67,21 @@ __all__ = [
     "OutcomeUnknown",
     "Refused",
     "Result",
+    "RetryPolicy",
     "RetryableAgentError",
     "RunFailed",
     "Runtime",
+    "Session",
     "StoreFull",
     "SyncContext",
     "ToolFailed",
     "ToolSpec",
+    "Unavailable",
+    "WaitTimedOut",
+    "Worker",
     "agent",
     "arun",
+    "current_context",
     "run",
     "tool",
 ]

@@ -15,15 +15,26 @@ from typing import Any
 
 import click
 
-from cli.commands import demo, keep, log, prove, runs
+from cli.commands import demo, keep, log, prove, runs, serve, steer
 from cli.options import DEFAULT_ROOT, pass_settings
 from cli.output import Settings, complain, say
 from ledger_core import __version__
 from ledger_core.errors import LedgerError
 
 GROUPS: dict[str, Sequence[click.Command]] = {
-    "Run": (demo.demo, runs.run, runs.resume),
-    "See": (runs.runs, runs.status, log.log),
+    "Run": (
+        demo.demo,
+        runs.run,
+        runs.resume,
+        serve.worker,
+        serve.attach,
+        steer.signal,
+        steer.approve,
+        steer.deny,
+        steer.cancel,
+        steer.recover_expired,
+    ),
+    "See": (runs.runs, runs.status, steer.sessions, steer.approvals, log.log, serve.transcript),
     "Prove": (prove.verify, prove.replay),
     "Keep": (keep.init, keep.doctor),
 }

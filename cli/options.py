@@ -7,6 +7,8 @@ is enough, and closed when the command ends. This file knows no command.
 from __future__ import annotations
 
 import functools
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from cli.output import Settings
+from ledger_core.errors import BadInput
 from ledger_core.log.log import Log
 from ledger_core.runtime.runtime import Runtime
 
@@ -49,3 +52,23 @@ def open_runtime(settings: Settings) -> Runtime:
 def open_log(settings: Settings) -> Log:
     """The ledger, for reading."""
     return Log.open(settings.root, readonly=True)
+
+
+def document(text: str | None) -> dict[str, Any] | None:
+    """A JSON object that a person gave: the text, @FILE, or - for stdin; raises `BadInput`."""
+    if text is None:
+        return None
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            with open(text[1:], encoding="utf-8") as file:
+                text = file.read()
+        value = json.loads(text)
+    except OSError as error:
+        raise BadInput(f"--input names {text[1:]}, which cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise BadInput(f"--input is no JSON: {error}.", hint="""Write --input '{"key": "value"}'.""") from None
+    if not isinstance(value, dict):
+        raise BadInput(f"--input is a JSON {type(value).__name__}.", hint="The initial state is an object: {…}.")
+    return value

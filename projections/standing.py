@@ -60,7 +60,7 @@ def waits_json(state: RunState) -> list[dict[str, Any]]:
 
 def waits_lines(state: RunState, now_ns: int) -> list[str]:
     """The same in words."""
-    lines = [_line(one, now_ns) for one in _ordered(state)]
+    lines = [_line(one, now_ns, come=state.answer(one.path) is not None) for one in _ordered(state)]
     if state.retry_ns is not None:
         lines.insert(0, f"attempt {state.attempt}, {_when(state.retry_ns, now_ns)}")
     return lines
@@ -74,6 +74,8 @@ def next_step(state: RunState, *, lost: bool = False) -> str:
         text = _STUCK[str(state.waiting)]
     elif state.status == "waiting" and state.retry_ns is not None:
         text = _WAITS["retry"]
+    elif any(state.answer(path) is not None for path in state.waits) and state.status == "waiting":
+        text = "What it waits for has come. A worker goes on with it, or: agentledger resume {run}"
     elif state.status == "waiting" and state.waits:
         first = min(state.waits.values(), key=lambda one: one.kind not in ("approval", "signal"))
         text = _WAITS[first.kind].replace("{name}", first.name)
@@ -99,8 +101,9 @@ def _ordered(state: RunState) -> list[Wait]:
     return sorted(state.waits.values(), key=lambda one: (one.wake_ns is None, one.wake_ns or 0, one.since_ns))
 
 
-def _line(one: Wait, now_ns: int) -> str:
+def _line(one: Wait, now_ns: int, *, come: bool) -> str:
     until = "" if one.wake_ns is None else f", {_when(one.wake_ns, now_ns)}"
+    until = ": it has come" if come else until
     return f"{_WHO[one.kind].format(name=one.name)} at effect {one.path}, for {_span(now_ns - one.since_ns)}{until}"
 
 

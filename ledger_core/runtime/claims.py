@@ -90,7 +90,7 @@ class Opening:
                 f"Run {self.run_id} is driven by {'attached code' if state.driver == 'external' else 'an agent'}.",
                 hint="Attach to it: Runtime.attach." if state.driver == "external" else "Run it: agentledger resume.",
             )
-        elif state.agent != created.agent:
+        elif created.agent not in (state.agent, state.step_agent):
             raise Refused(
                 f"Run {self.run_id} is a run of agent {state.agent}, not of {created.agent}.",
                 hint="Use another run id, or the agent that the run was started with.",

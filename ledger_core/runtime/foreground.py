@@ -182,7 +182,8 @@ class Foreground:
         key = place.key or b"x"
         if key.startswith(schedule.READY):
             return 0
-        if key.startswith(schedule.TIMER):
+        people = bool(state.waits) and all(one.kind in ("signal", "approval") for one in state.waits.values())
+        if key.startswith(schedule.TIMER) and (self._wait or own or not people or state.retry_ns is not None):
             left = (int.from_bytes(key[1:9], "big") - self._runtime.log.clock.now_ns()) / NS
             return min(_LOOK, max(0.0, left))
         if key.startswith(schedule.HELD):
