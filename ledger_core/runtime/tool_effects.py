@@ -22,6 +22,7 @@ from ledger_core.events import Body
 from ledger_core.events.effect import SettledAs, ToolCallCompleted, ToolCallFailed, ToolCallRequested, ToolCallSettled
 from ledger_core.failpoints import reach
 from ledger_core.governance.tool import ToolSpec
+from ledger_core.ids import check_name
 from ledger_core.log.batch import View
 from ledger_core.run import answer, decide
 from ledger_core.run.journal import UNKNOWN, Entry, Intent, Standing
@@ -40,6 +41,7 @@ class ToolEffects(Effects):
     async def call_tool(self, place: Place, name: str, arguments: Mapping[str, Any]) -> Any:
         """A tool's result; raises `ToolFailed`, and `BadInput` before anything was recorded."""
         self._check_open()
+        check_name(name, "tool")
         plain = codec.roundtrip(dict(arguments))
         spec = self._tools.get(name)
         if spec is not None:
