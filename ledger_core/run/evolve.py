@@ -1,0 +1,308 @@
+"""What each event changes in a run's state.
+
+Rules: pure but for the one state that is folded: one function a type, over facts alone, in a table. An event that is
+not in it changes nothing. This file does not decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ledger_core.events import Body, Unknown, effect, wait
+from ledger_core.events.run import (
+    DivergenceDetected,
+    RunCancelled,
+    RunCancelRequested,
+    RunCompleted,
+    RunCreated,
+    RunFailed,
+    RunParked,
+)
+from ledger_core.events.step import (
+    LeaseExpired,
+    StatePatchCommitted,
+    StepCancelled,
+    StepClaimed,
+    StepCompleted,
+    StepCreated,
+    StepFailed,
+    StepReleased,
+    StepRetryScheduled,
+)
+from ledger_core.run.rows import Child, LedgerStatus, ToolEntry, Wait, WaitKind
+
+if TYPE_CHECKING:
+    from ledger_core.run.state import RunState
+
+
+def _created(state: RunState, _: int, body: RunCreated) -> None:
+    state.created_ns = state.since_ns = state.updated_ns
+    state.run, state.agent, state.role, state.driver = body.run, body.agent, body.role, body.driver
+    state.seed, state.session = body.seed, body.session
+    state.entry_point, state.code_digest = body.entry_point, body.code_digest
+    state.priority, state.capabilities = body.priority or 0, tuple(body.capabilities or ())
+    state.retry, state.timeout_ns = body.retry, body.timeout_ns
+    state.parent, state.parent_path, state.root = body.parent, body.parent_path, body.root or body.run
+
+
+def _step(state: RunState, _: int, body: StepCreated) -> None:
+    state.step, state.step_number, state.step_agent = body.step, body.number, body.agent
+    state.step_events = state.events
+    if body.number > 1:
+        state.entry_point, state.code_digest = body.entry_point, body.code_digest
+        state.status, state.waiting, state.attempt = "pending", None, 1
+    state.waits.clear()
+
+
+def _claimed(state: RunState, _: int, body: StepClaimed) -> None:
+    state.status, state.waiting, state.retry_ns = "running", None, None
+    state.epoch, state.worker = body.epoch, body.worker
+    state.code_digest = body.code_digest or state.code_digest
+
+
+def _released(state: RunState, _: int, body: StepReleased) -> None:
+    state.worker = None
+    if state.status == "running":
+        _progressed(state)
+        state.waiting = body.waiting
+        state.status = "pending" if body.waiting in (None, "yield") else "waiting"
+
+
+def _expired(state: RunState, _: int, __: LeaseExpired) -> None:
+    state.worker = None
+    state.losses += 1
+    if state.status == "running":
+        state.status, state.waiting = "pending", None
+
+
+def _parked(state: RunState, _: int, body: RunParked) -> None:
+    state.status, state.waiting, state.losses = "parked", f"{body.losses} workers were lost with it", 0
+
+
+def _retry(state: RunState, _: int, body: StepRetryScheduled) -> None:
+    state.worker, state.status, state.waiting = None, "waiting", "retry"
+    state.attempt, state.retry_ns = body.attempt, body.wake_ns
+    _progressed(state)
+    if body.fresh:
+        state.waits.clear()
+
+
+def _diverged(state: RunState, _: int, body: DivergenceDetected) -> None:
+    state.status, state.waiting = "diverged", body.code
+
+
+def _committed(state: RunState, _: int, body: StatePatchCommitted) -> None:
+    state.version = body.version
+
+
+def _step_ended(state: RunState, _: int, body: StepCompleted | StepFailed | StepCancelled) -> None:
+    state.worker = None
+    state.waits.clear()
+    if isinstance(body, StepFailed):
+        state.category = body.category
+
+
+def _completed(state: RunState, _: int, __: RunCompleted) -> None:
+    state.status, state.waiting, state.retry_ns = "completed", None, None
+
+
+def _failed(state: RunState, _: int, __: RunFailed) -> None:
+    state.status, state.waiting, state.retry_ns = "failed", None, None
+
+
+def _cancelled(state: RunState, _: int, __: RunCancelled) -> None:
+    state.status, state.waiting, state.retry_ns, state.cancelling = "cancelled", None, None, False
+
+
+def _cancelling(state: RunState, _: int, __: RunCancelRequested) -> None:
+    state.cancelling = True
+
+
+def _newer(state: RunState, _: int, body: Unknown) -> None:
+    state.newer = body.type if body.critical else state.newer
+
+
+def _tool_requested(state: RunState, seq: int, body: effect.ToolCallRequested) -> None:
+    state.tools[body.tool] += 1
+    state.effects += body.attempt == 1
+    state.waits.pop(body.path, None)
+    if body.side_effect == "external_write":
+        state.ledger[body.path] = ToolEntry(
+            path=body.path,
+            tool=body.tool,
+            side_effect=body.side_effect,
+            attempt=body.attempt,
+            status="RESERVED",
+            seq=seq,
+            epoch=state.epoch,
+            worker=state.worker,
+            requested_ns=state.updated_ns,
+        )
+
+
+def _model_requested(state: RunState, _: int, body: effect.ModelCallRequested) -> None:
+    state.effects += body.attempt == 1
+    state.model_calls += 1
+    state.waits.pop(body.path, None)
+
+
+def _model_completed(state: RunState, _: int, body: effect.ModelCallCompleted) -> None:
+    _progressed(state)
+    state.input_tokens += body.input_tokens or 0
+    state.output_tokens += body.output_tokens or 0
+
+
+def _model_failed(state: RunState, _: int, body: effect.ModelCallFailed) -> None:
+    _progressed(state)
+    if body.retry_ns is not None:
+        _again(state, body.path, "outage" if body.category == "outage" else "retry", "the model", body.retry_ns)
+
+
+def _captured(state: RunState, _: int, __: effect.ValueCaptured) -> None:
+    state.effects += 1
+    _progressed(state)
+
+
+def _tool_completed(state: RunState, _: int, body: effect.ToolCallCompleted) -> None:
+    _progressed(state)
+    state.waits.pop(body.path, None)
+    _row(state, body.path, "SUCCEEDED")
+
+
+def _tool_failed(state: RunState, _: int, body: effect.ToolCallFailed) -> None:
+    _progressed(state)
+    _row(state, body.path, "PENDING_VERIFICATION" if body.in_doubt else "FAILED_NO_EFFECT")
+    if body.retry_ns is not None:
+        kind: WaitKind = "settle" if body.in_doubt else "outage" if body.category == "outage" else "retry"
+        row = state.ledger.get(body.path)
+        _again(state, body.path, kind, row.tool if row else "a tool", body.retry_ns)
+
+
+def _again(state: RunState, path: str, kind: WaitKind, name: str, wake_ns: int) -> None:
+    state.waits[path] = Wait(path=path, kind=kind, name=name, since_ns=state.updated_ns, wake_ns=wake_ns)
+
+
+def _tool_settled(state: RunState, _: int, body: effect.ToolCallSettled) -> None:
+    state.waits.pop(body.path, None)
+    _row(state, body.path, _SETTLED[body.outcome])
+    if state.status == "waiting" and state.waiting == "in doubt" and not state.in_doubt:
+        state.status, state.waiting = "pending", None
+
+
+def _abandoned(state: RunState, _: int, body: effect.EffectAbandoned) -> None:
+    state.waits.pop(body.path, None)
+
+
+def _timer(state: RunState, _: int, body: wait.TimerStarted) -> None:
+    _wait(state, "sleep", body, "")
+
+
+def _fired(state: RunState, _: int, body: wait.TimerFired) -> None:
+    state.waits.pop(body.path, None)
+    _progressed(state)
+
+
+def _signal_awaited(state: RunState, _: int, body: wait.SignalAwaited) -> None:
+    _wait(state, "signal", body, body.name)
+
+
+def _signal(state: RunState, seq: int, body: wait.SignalReceived) -> None:
+    state.signals.setdefault(body.name, []).append(seq)
+    if body.sender is not None:
+        state.senders.add((body.name, body.sender))
+
+
+def _approval(state: RunState, _: int, body: wait.ApprovalRequested) -> None:
+    _wait(state, "approval", body, body.approval)
+    state.approvals[body.approval] = None
+
+
+def _decided(state: RunState, seq: int, body: wait.ApprovalDecided) -> None:
+    state.approvals[body.approval] = seq
+
+
+def _child(state: RunState, _: int, body: wait.ChildRunRequested) -> None:
+    state.effects += 1
+    state.children[body.run] = Child(run=body.run, path=body.path, agent=body.agent)
+
+
+def _child_awaited(state: RunState, _: int, body: wait.ChildAwaited) -> None:
+    _wait(state, "child", body, body.run)
+
+
+def _child_ended(state: RunState, seq: int, body: wait.ChildRunEnded) -> None:
+    child = state.children.get(body.run)
+    if child is not None:
+        child.status, child.ended = body.status, seq
+
+
+def _answered(state: RunState, _: int, body: wait.WaitAnswered) -> None:
+    _progressed(state)
+    waiting = state.waits.pop(body.path, None)
+    if waiting is not None and waiting.kind == "signal":
+        left = [seq for seq in state.signals.get(waiting.name, ()) if seq != body.answer]
+        if left:
+            state.signals[waiting.name] = left
+        else:
+            state.signals.pop(waiting.name, None)
+
+
+_SETTLED: dict[str, LedgerStatus] = {
+    "succeeded": "SUCCEEDED",
+    "no_effect": "FAILED_NO_EFFECT",
+    "compensated": "COMPENSATED",
+}
+FOLDS: dict[type[Body], Callable[[RunState, int, Any], None]] = {
+    RunCreated: _created,
+    StepCreated: _step,
+    StepClaimed: _claimed,
+    LeaseExpired: _expired,
+    StepReleased: _released,
+    StepRetryScheduled: _retry,
+    RunParked: _parked,
+    DivergenceDetected: _diverged,
+    StatePatchCommitted: _committed,
+    StepCompleted: _step_ended,
+    StepFailed: _step_ended,
+    StepCancelled: _step_ended,
+    RunCompleted: _completed,
+    RunFailed: _failed,
+    RunCancelled: _cancelled,
+    RunCancelRequested: _cancelling,
+    Unknown: _newer,
+    effect.ToolCallRequested: _tool_requested,
+    effect.ModelCallRequested: _model_requested,
+    effect.ModelCallCompleted: _model_completed,
+    effect.ModelCallFailed: _model_failed,
+    effect.ValueCaptured: _captured,
+    effect.ToolCallCompleted: _tool_completed,
+    effect.ToolCallFailed: _tool_failed,
+    effect.ToolCallSettled: _tool_settled,
+    effect.EffectAbandoned: _abandoned,
+    wait.TimerStarted: _timer,
+    wait.TimerFired: _fired,
+    wait.SignalAwaited: _signal_awaited,
+    wait.SignalReceived: _signal,
+    wait.ApprovalRequested: _approval,
+    wait.ApprovalDecided: _decided,
+    wait.ChildRunRequested: _child,
+    wait.ChildAwaited: _child_awaited,
+    wait.ChildRunEnded: _child_ended,
+    wait.WaitAnswered: _answered,
+}
+"""One function a type: a state is folded for every append, and a chain of comparisons would cost more than the fold."""
+
+
+def _row(state: RunState, path: str, status: LedgerStatus) -> None:
+    if path in state.ledger:
+        state.ledger[path].status = status
+
+
+def _wait(state: RunState, kind: WaitKind, body: Any, name: str) -> None:
+    state.effects += 1
+    state.waits[body.path] = Wait(path=body.path, kind=kind, name=name, since_ns=state.updated_ns, wake_ns=body.wake_ns)
+
+
+def _progressed(state: RunState) -> None:
+    state.losses = 0
