@@ -65,8 +65,8 @@ def replay(runtime: Runtime, run_id: str, agent: AgentSpec) -> Replay:
     complete = record.state.ended
     if isinstance(found, LedgerError):
         raise found
-    if not record.state.ended and found is not None and not found.recorded and found.kind is divergence.EXTRA:
-        found = None  # the code wants to go on where the record of an unfinished run stops
+    if found is not None and not found.recorded and found.kind is divergence.EXTRA and _broken_off(record):
+        found, complete = None, False  # the code wants to go on where the record stops
     return Replay(
         run_id=run_id,
         effects=len(record.journal.entries),
@@ -76,9 +76,27 @@ def replay(runtime: Runtime, run_id: str, agent: AgentSpec) -> Replay:
     )
 
 
+def refold(runtime: Runtime, run_id: str) -> Replay:
+    """Read a run that attached code drove: there is nothing to execute; its record must fold to its own end."""
+    record = RunRecord.read(runtime.log, run_id)
+    open_ = [entry for entry in record.journal.entries.values() if not entry.final and not entry.no_effect]
+    return Replay(
+        run_id=run_id,
+        effects=len(record.journal.entries) - len(open_),
+        complete=record.state.ended,
+        same_code=True,
+    )
+
+
+def _broken_off(record: RunRecord) -> bool:
+    """Whether the record stops somewhere in the code: the run goes on, was cancelled, or its time was over."""
+    state = record.state
+    return not state.ended or state.status == "cancelled" or state.category == "timeout"
+
+
 def _end(record: RunRecord, ended: Ended) -> Divergence | None:
     """Compare how the code ended with how it is recorded to have ended."""
-    if record.state.status == "failed":
+    if record.state.status == "failed" and not _broken_off(record):
         was = f"{record.error_type}: {record.message}"
     elif record.state.status == "completed":
         was = "a result"

@@ -60,8 +60,11 @@ def replay(settings: Settings, run_name: str, target: str | None) -> int:
     """
     with open_log(settings) as log, Runtime(log) as runtime:
         run_id = runs.resolve(runtime.log, run_name)
-        spec = targets.load(target or recorded_target(runtime.log, run_id))
-        found = strict.replay(runtime, run_id, spec)
+        if runtime.state(run_id).driver == "external":
+            found = strict.refold(runtime, run_id)
+        else:
+            spec = targets.load(target or recorded_target(runtime.log, run_id))
+            found = strict.replay(runtime, run_id, spec)
 
     def render() -> None:
         if found.ok:

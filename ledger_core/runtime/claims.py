@@ -17,7 +17,7 @@ from ledger_core.events.session import SessionCreated, SessionRunAdded
 from ledger_core.events.step import StepClaimed
 from ledger_core.ids import new_id
 from ledger_core.log.batch import View
-from ledger_core.log.log import Draft, Later, Log
+from ledger_core.log.log import Draft, Later, Log, Queued
 from ledger_core.run import decide, schedule
 from ledger_core.run.schedule import Offer
 from ledger_core.run.state import RunState
@@ -123,8 +123,8 @@ class Opening:
 def ready(log: Log, offer: Offer) -> bool:
     """Whether there is something to claim, by one look without a transaction of writing."""
 
-    def rows(prefix: bytes, start: bytes) -> Any:
-        return log.queued(prefix, start, limit=1 if prefix != schedule.TIMER else 256)
+    def rows(prefix: bytes, start: bytes) -> Iterator[Queued]:
+        return _timers(log) if prefix == schedule.TIMER else iter(log.queued(prefix, start, limit=1))
 
     return next(schedule.candidates(rows, offer, log.clock.now_ns()), None) is not None
 
@@ -203,7 +203,11 @@ def agent_of(log: Log, run_id: str) -> str:
 
 def wakes(log: Log, offer: Offer) -> int | None:
     """When the next run that the offer accepts is due, in ns; None if none is near."""
-    for row in log.queued(schedule.TIMER, b"", limit=256):
-        if offer.accepts(row.note):
-            return schedule.wake_of(row)
-    return None
+    return next((schedule.wake_of(row) for row in _timers(log) if offer.accepts(row.note)), None)
+
+
+def _timers(log: Log) -> Iterator[Queued]:
+    """The next runs that wait for a time, a few rows first: mostly the first one says all."""
+    yield from (first := log.queued(schedule.TIMER, b"", limit=4))
+    if len(first) == 4:
+        yield from log.queued(schedule.TIMER, b"", limit=256)[4:]
