@@ -8,6 +8,7 @@ from pathlib import Path
 
 import log_bench
 import run_bench
+import worker_bench
 
 BENCHES = {
     "append": log_bench.append,
@@ -15,6 +16,7 @@ BENCHES = {
     "verify": log_bench.verify,
     "runs": run_bench.runs,
     "replay": run_bench.replay,
+    "workers": worker_bench.workers,
     "seed": run_bench.seed,
 }
 
