@@ -26,6 +26,7 @@ from suites.machine import OPEN, Model, No, Pen, Ran, Word
 
 from ledger_core import chain
 from ledger_core.clock import NS, Clock
+from ledger_core.errors import KeyConflict
 from ledger_core.events import Unknown
 from ledger_core.events.effect import (
     ToolCallCompleted,
@@ -39,6 +40,7 @@ from ledger_core.events.step import StepCreated
 from ledger_core.events.wait import (
     ApprovalRequested,
     ChildAwaited,
+    ChildRunRequested,
     SignalAwaited,
     TimerFired,
     TimerStarted,
@@ -66,14 +68,16 @@ STEPS = 10_000
 """At least so many commands are given, however long that takes."""
 EXAMPLES = int(os.environ.get("AGENTLEDGER_MACHINE_EXAMPLES", "0")) or 110
 STEPS_EACH = 120
-MOST_RUNS, MOST_WORKERS = 9, 5
+MOST_RUNS, MOST_WORKERS = 6, 4
 AGENTS, CODES, NEEDS = ("a", "b"), (None, b"1" * 32, b"2" * 32), ((), ("gpu",))
 NAMES = ("go", "stop")
 
 given = Counter[str]()
 """Commands that were given, by name, in all examples."""
+refused = Counter[str]()
 pick = st.integers(0, 63)
-rare = st.integers(0, 7).map(lambda n: n == 0)
+seldom = st.integers(0, 3).map(lambda n: n == 3)
+rare = st.integers(0, 7).map(lambda n: n == 7)
 times = st.none() | st.integers(-1, 4).map(lambda n: n * NS)
 
 
@@ -122,7 +126,6 @@ class Machine(RuleBasedStateMachine):
         self.helm = Helm(self.log, Desk(log=self.log, folds=Folds(), alive=self._alive))
         self.desks: dict[str, Desk] = {}
         self.pens: list[Pen] = []
-        self.torn: set[str] = set()
         self.folds: dict[str, RunState] = {}
         self.counts: dict[str, tuple[Counter[str], Counter[str]]] = {}
         self.births: dict[str, set[int]] = {}
@@ -130,11 +133,13 @@ class Machine(RuleBasedStateMachine):
         self.final: set[tuple[str, str]] = set()
         self.checked = self.log.head()
         self.last: dict[int, tuple[int, int, bytes]] = {}
-        for _ in range(2):
+        for agent in AGENTS:
             self._hire()
+            self.run_is_created(agent, 0, None, (), external=False, losses=2, fresh=False, worker=len(self.pens))
+            self.log_and_model_agree()
 
     def teardown(self) -> None:
-        if hasattr(self, "log"):
+        if hasattr(self, "log") and self.checked == self.log.head():
             assert list(audit.whole(self.log._store)) == []
             for run, state in self.folds.items():
                 events = self.log.stream(stream_of(run), contents=False)
@@ -163,21 +168,17 @@ class Machine(RuleBasedStateMachine):
             for run in self.model.runs:
                 desk.folds.at(view, stream_of(run))
         for pen in self.pens:
-            list(self._looked(pen, view))
+            pen.recorder._fold.catch_up(view, stream_of(pen.run))
         return []
-
-    def _looked(self, pen: Pen, view: View) -> Any:
-        try:
-            yield from pen.recorder._prepare(lambda *_: (), False, None)[0](view)
-        except decide.Refused:
-            return
 
     @rule(seconds=st.integers(-3, 6))
     def clock_moves(self, seconds: int) -> None:
         self.now_ns += seconds * NS
 
-    @rule(at=pick)
-    def worker_dies(self, at: int) -> None:
+    @rule(at=pick, really=seldom)
+    def worker_dies(self, at: int, really: bool) -> None:
+        if not really:
+            return
         worker = self._worker(at)
         self.model.life[worker] = "gone"
         self.pens = [pen for pen in self.pens if pen.worker != worker]
@@ -185,7 +186,7 @@ class Machine(RuleBasedStateMachine):
         self._hire()
         given["worker_dies"] += 1
 
-    @rule(at=pick, overdue=st.booleans())
+    @rule(at=pick, overdue=seldom)
     def worker_stops_or_goes_on(self, at: int, overdue: bool) -> None:
         self.model.life[self._worker(at)] = "overdue" if overdue else "alive"
         given["worker_stops_or_goes_on"] += 1
@@ -210,9 +211,12 @@ class Machine(RuleBasedStateMachine):
         return runs[at % len(runs)]
 
     def _pen(self, at: int) -> tuple[Pen, Ran]:
-        """A worker's pen; the younger ones more often, for what they write is not refused."""
-        pen = self.pens[-1 - min(at % 8, at % len(self.pens))] if at % 2 else self.pens[at // 2 % len(self.pens)]
-        return pen, self.model.runs[pen.run]
+        """A worker's pen: three times out of four one that still may write, if there is one."""
+        runs, at, any_ = self.model.runs, at // 4, at % 4 == 0
+        holds = [pen for pen in self.pens if any_ or (runs[pen.run].owner and runs[pen.run].epoch == pen.epoch)]
+        pens = holds or self.pens
+        pen = pens[at % len(pens)]
+        return pen, runs[pen.run]
 
     # Commands
 
@@ -222,6 +226,7 @@ class Machine(RuleBasedStateMachine):
         try:
             wanted()
         except No as no:
+            refused[f"{name}: {no.error.__name__}"] += 1
             assert self.model.told() == []
             with pytest.raises(no.error) as caught:
                 act()
@@ -237,14 +242,12 @@ class Machine(RuleBasedStateMachine):
         external=rare,
         losses=st.integers(1, 3),
         fresh=st.booleans(),
-        session=st.booleans(),
         worker=st.none() | pick,
     )
     @precondition(lambda self: len(self.model.runs) < MOST_RUNS)
-    def run_is_created(self, agent, priority, code, needs, external, losses, fresh, session, worker) -> None:
-        del session
+    def run_is_created(self, agent, priority, code, needs, *, external, losses, fresh, worker) -> None:
         ran = Ran(self._id("r"), agent, priority, frozenset(needs), code, "external" if external else "code")
-        ran.most_losses, ran.always_fresh, ran.pause_ns = losses, fresh, NS
+        ran.most_losses, ran.always_fresh = losses, fresh
         created = RunCreated(
             run=ran.run,
             agent=agent,
@@ -253,7 +256,7 @@ class Machine(RuleBasedStateMachine):
             seed=self._draw(32),
             priority=priority or None,
             capabilities=list(needs) or None,
-            retry={"max_attempts": 3, "initial": 1.0, "factor": 1.0, "jitter": 0, "max_losses": losses, "fresh": fresh},
+            retry=_policy(losses, fresh=fresh),
             initial_state={},
         )
         name = None if worker is None else self._worker(worker)
@@ -286,13 +289,11 @@ class Machine(RuleBasedStateMachine):
         self.pens = self.pens[-24:]
 
     @rule(at=pick, worker=pick, code=st.sampled_from(CODES))
-    @precondition(lambda self: self.model.runs)
     def run_is_claimed_by_name(self, at: int, worker: int, code: bytes | None) -> None:
         ran, name = self._ran(at), self._worker(worker)
-        if ran.driver != "code":
-            return
         created = RunCreated(run=ran.run, agent=ran.agent, seed=bytes(32), initial_state={})
-        opening = Opening(self.desks[name], Asked(created=created, given=False), worker=name, digest=lambda _: code)
+        asked, desk = Asked(created=created, given=False), self.desks[name]
+        opening = Opening(desk, asked, worker=name, digest=lambda _: code, driver=ran.driver)
         before = ran.epoch
         events = self._does(
             "run_is_claimed_by_name",
@@ -312,7 +313,14 @@ class Machine(RuleBasedStateMachine):
         most=st.integers(1, 3),
     )
     def runs_are_claimed_from_the_queue(self, worker, agents, needs, any_code, most) -> None:
-        name = self._worker(worker)
+        self._claim(self._worker(worker), agents, needs, any_code, most)
+
+    @rule(worker=pick, most=st.integers(1, 3))
+    @precondition(lambda self: self.model.claimable(lambda _: True, self.now_ns))
+    def anything_is_claimed_from_the_queue(self, worker: int, most: int) -> None:
+        self._claim(self._worker(worker), dict.fromkeys(AGENTS), ("gpu",), False, most)
+
+    def _claim(self, name: str, agents: dict[str, Any], needs: tuple[str, ...], any_code: bool, most: int) -> None:
         offer = Offer(agents=agents, capabilities=frozenset(needs), any_code=any_code)
 
         def accepts(ran: Ran) -> bool:
@@ -321,25 +329,25 @@ class Machine(RuleBasedStateMachine):
 
         found = self.model.claimable(accepts, self.now_ns)
         since = {row.stream: int.from_bytes(row.key[-8:], "big") for row in self.log.queued(limit=1000)}
-        timers = [ran.place()[1] for ran in self.model.runs.values() if accepts(ran) and ran.place()[:1] == ("timer",)]
+        places = [ran.place() or () for ran in self.model.runs.values() if accepts(ran)]
+        timers = [place[1] for place in places if place[:1] == ("timer",)]
         assert claims.wakes(self.log, offer) == (min(timers) if timers else None)
         newer = any(ran.newer for ran in self.model.runs.values())
         assert claims.ready(self.log, offer) == bool(found) or newer
         taken: list[str] = []
         given["runs_are_claimed_from_the_queue"] += 1
         events = self.log.decide(claims.claim_next(self.desks[name], offer, name, most, taken))
-        ends = [ran.run for ran in found if ran.cancelling]
-        del ends
         assert len(taken) == len(set(taken)) == min(most, len(found))
         for run in taken:
             best = min((-ran.priority, since[stream_of(ran.run)]) for ran in found)
             ran = self.model.runs[run]
             assert ran in found and (-ran.priority, since[stream_of(run)]) == best
             found.remove(ran)
-            if self.model.claim(ran, name, agents[ran.agent]):
-                self._take(name, run, events)
+            assert self.model.claim(ran, name, agents[ran.agent])
+            self._take(name, run, events)
 
     @rule()
+    @precondition(lambda self: self.model.lost())
     def the_lost_are_freed(self) -> None:
         given["the_lost_are_freed"] += 1
         lost = self.model.lost()
@@ -349,7 +357,7 @@ class Machine(RuleBasedStateMachine):
         assert self.helm.recover_expired() == freed
 
     @rule(at=pick, worker=pick)
-    @precondition(lambda self: self.model.runs)
+    @precondition(lambda self: self.model.lost())
     def one_is_freed(self, at: int, worker: int) -> None:
         """By somebody who thinks that a worker holds it and is gone, and may be wrong in both."""
         ran, name, freed = self._ran(at), self._worker(worker), list[str]()
@@ -360,14 +368,14 @@ class Machine(RuleBasedStateMachine):
         assert freed == [ran.run for one, _ in self.model._said[:1] if one]
 
     @rule(at=pick)
-    @precondition(lambda self: self.model.runs)
     def run_is_cancelled(self, at: int) -> None:
         ran = self._ran(at)
+        if at % 3:
+            return  # else there were too few that live
         done = self._does("run_is_cancelled", lambda: self.model.cancel(ran), lambda: self.helm.cancel_run(ran.run))
         assert done is None or done == bool(self.model._said)
 
     @rule(at=pick, name=st.sampled_from(NAMES), sender=st.none() | st.sampled_from("xy"))
-    @precondition(lambda self: self.model.runs)
     def signal_is_sent(self, at: int, name: str, sender: str | None) -> None:
         ran = self._ran(at)
         done = self._does(
@@ -379,13 +387,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule(at=pick, yes=st.booleans())
     def question_is_answered(self, at: int, yes: bool) -> None:
-        asked = [approval for ran in self.model.runs.values() for approval in ran.answers] or ["nothing"]
+        asked = [approval for ran in self.model.runs.values() for approval in ran.answers]
+        if not asked and at:
+            return
+        asked = asked or ["nothing"]
         approval = asked[-1 - at % len(asked)]
         act = self.helm.approve if yes else self.helm.deny
         self._does("question_is_answered", lambda: self.model.approve(approval), lambda: act(approval))
 
     @rule(at=pick, really=rare)
-    @precondition(lambda self: self.model.runs)
     def newer_version_writes(self, at: int, really: bool) -> None:
         ran = self._ran(at)
         if really and not ran.over and not ran.newer:
@@ -414,9 +424,8 @@ class Machine(RuleBasedStateMachine):
     @rule(at=pick)
     @precondition(lambda self: self.pens)
     def worker_looks(self, at: int) -> None:
-        pen, ran = self._pen(at)
-        ran = self.model._fenced
-        self._does("worker_looks", lambda: ran(pen, begins=True), lambda: pen.recorder.look(begins=True))
+        pen, _ = self._pen(at)
+        self._does("worker_looks", lambda: self.model.look(pen), lambda: pen.recorder.look(begins=True))
 
     @rule(at=pick, durable=st.booleans())
     @precondition(lambda self: self.pens)
@@ -491,7 +500,7 @@ class Machine(RuleBasedStateMachine):
         self._does("late_evidence", lambda: self.model.late(pen, path, outcome), lambda: self.log.decide(decision))
 
     @rule(at=pick, which=pick, outcome=st.sampled_from(("succeeded", "no_effect")))
-    @precondition(lambda self: any(s in OPEN for ran in self.model.runs.values() for s, _ in ran.calls.values()))
+    @precondition(lambda self: self.pens and any(ran.calls for ran in self.model.runs.values()))
     def doubt_is_settled(self, at: int, which: int, outcome: Any) -> None:
         """By the worker that holds the step now, or that thinks so: its tool's hook knew."""
         pen, ran = self._pen(at)
@@ -561,13 +570,13 @@ class Machine(RuleBasedStateMachine):
     def child_is_spawned(self, at: int, priority: int, agent: str, taken: bool, needs: tuple[str, ...]) -> None:
         pen, ran = self._pen(at)
         path, run = self._id("c"), ran.run if taken else self._id("r")
-        child = Ran(run, agent, priority, frozenset(needs), parent=ran.run)
-        body = self._requested(path, child)
+        child = Ran(run, agent, priority, frozenset(needs), parent=ran.run, most_losses=3)
+        body = ChildRunRequested(path=path, run=run, agent=agent, request=b"q", asked={})
 
         def family(runs: Runs, parent: RunState) -> Any:
             if runs.state(run) is not None:
-                raise claims.KeyConflict("taken")
-            options = {"priority": priority, "capabilities": list(needs) or None}
+                raise KeyConflict("taken")
+            options = {"priority": priority, "capabilities": list(needs) or None, "retry": _policy(3, fresh=False)}
             yield from _created(runs, parent, path, run, bytes(32), f"step_{run}", agent, {}, options)
 
         done = self._does(
@@ -578,20 +587,15 @@ class Machine(RuleBasedStateMachine):
         if done is not None:
             self._born(run)
 
-    def _requested(self, path: str, child: Ran) -> Any:
-        from ledger_core.events.wait import ChildRunRequested
-
-        return ChildRunRequested(path=path, run=child.run, agent=child.agent, request=b"q", asked={})
-
     # How workers end a step, or give it back
 
-    def _end(self, name: str, pen: Pen, bodies: Any, words: list[Word], *, raw: bool = False) -> None:
-        wrapped = bodies if raw else _unless_cancelled(bodies)
-        self._does(name, lambda: self.model.end(pen, words, raw=raw), lambda: pen.recorder.commit(wrapped))
+    def _end(self, name: str, pen: Pen, bodies: Any, words: list[Word]) -> None:
+        wrapped = _unless_cancelled(bodies)
+        self._does(name, lambda: self.model.end(pen, words), lambda: pen.recorder.commit(wrapped))
 
-    @rule(at=pick, patch=st.booleans(), children=st.booleans())
+    @rule(at=pick, patch=st.booleans())
     @precondition(lambda self: self.pens)
-    def run_completes(self, at: int, patch: bool, children: bool) -> None:
+    def run_completes(self, at: int, patch: bool) -> None:
         pen, _ = self._pen(at)
         if at % 3:
             return  # else there were too few that live
@@ -623,7 +627,7 @@ class Machine(RuleBasedStateMachine):
             return
         self._end("code_fails", pen, lambda state, riders: decide.fail(state, failure, riders, self.now_ns), words)
 
-    @rule(at=pick, why=st.sampled_from(("nothing", "torn down", "blocked", "diverged")))
+    @rule(at=pick, why=st.sampled_from(("nothing", "blocked", "diverged")))
     @precondition(lambda self: self.pens)
     def step_is_given_back(self, at: int, why: str) -> None:
         pen, _ = self._pen(at)
@@ -638,7 +642,7 @@ class Machine(RuleBasedStateMachine):
             found = Divergence(kind=divergence.MISSING, path="1", recorded="tool t", attempted="")
             bodies = lambda state, _: decide.diverge(state, found)
             words = [("divergence_detected",), ("step_released", "divergence")]
-        self._end(f"step_is_given_back: {why}", pen, bodies, words, raw=why == "torn down")
+        self._end(f"step_is_given_back: {why}", pen, bodies, words)
 
     @rule(at=pick)
     @precondition(lambda self: self.pens)
@@ -656,18 +660,36 @@ class Machine(RuleBasedStateMachine):
         self._end("step_is_suspended", pen, bodies, [("step_released", why)])
 
     @rule(at=pick)
+    @precondition(lambda self: any(s in OPEN for ran in self.model.runs.values() for s, _ in ran.calls.values()))
+    def step_waits_to_settle(self, at: int) -> None:
+        """A call in doubt is asked for again later: its worker is stopped, not gone, and may yet say what it knows."""
+        pens = [pen for pen in self.pens if self._open(pen)]
+        if not pens:
+            return
+        pen = pens[at % len(pens)]
+        paths, wake_ns = self._open(pen), self.now_ns + 2 * NS
+        path = paths[at // 8 % len(paths)]
+        self._ride(pen, _in_doubt(path, self.model.runs[pen.run].calls[path][1], wake_ns), path, True, wake_ns)
+        if self._commit("riders_are_flushed", pen):
+            bodies: Any = lambda state, _: decide.release(state, "waits")
+            self._end("step_waits_to_settle", pen, bodies, [("step_released", "waits")])
+
+    def _open(self, pen: Pen) -> list[str]:
+        """Calls of a pen's run of which nobody knows what became."""
+        if pen.rides("tool_call_requested", "tool_call_completed", "tool_call_failed", "tool_call_settled"):
+            return []
+        return [path for path, (status, _) in self.model.runs[pen.run].calls.items() if status in OPEN]
+
+    @rule(at=pick)
     @precondition(lambda self: self.pens)
     def step_stops_in_doubt(self, at: int) -> None:
         """Nobody can tell what became of a call: the step waits for a person, and nobody makes it again."""
         pen, ran = self._pen(at)
-        paths = [path for path, (status, _) in ran.calls.items() if status in OPEN]
-        if not paths or pen.riders:
+        paths = self._open(pen)
+        if not paths:
             return
         path = paths[at % len(paths)]
-        body = ToolCallFailed(
-            path=path, attempt=ran.calls[path][1], category="unknown", error_type="InDoubt", in_doubt=True, message=""
-        )
-        self._ride(pen, body, path, True, None)
+        self._ride(pen, _in_doubt(path, ran.calls[path][1], None), path, True, None)
         words: list[Word] = [("step_released", "in doubt")]
         self._end("step_stops_in_doubt", pen, lambda state, _: decide.release(state, "in doubt"), words)
 
@@ -770,8 +792,23 @@ class Machine(RuleBasedStateMachine):
         for ran in self.model.runs.values():
             parent = self.model.runs.get(ran.parent or "")
             if parent is not None and parent.status == "cancelled" and not ran.over and not ran.newer:
-                assert ran.cancelling
-                assert ran.owner is not None or ran.run in self.torn
+                assert ran.cancelling and ran.owner is not None
+
+
+def _in_doubt(path: str, attempt: int, wake_ns: int | None) -> ToolCallFailed:
+    return ToolCallFailed(
+        path=path,
+        attempt=attempt,
+        category="unknown",
+        error_type="InDoubt",
+        in_doubt=True,
+        retry_ns=wake_ns,
+        message="",
+    )
+
+
+def _policy(losses: int, *, fresh: bool) -> dict[str, Any]:
+    return {"max_attempts": 3, "initial": 1.0, "factor": 1.0, "jitter": 0, "max_losses": losses, "fresh": fresh}
 
 
 def _seen(state: RunState) -> dict[str, Any]:

@@ -70,8 +70,16 @@ class Weather:
         self._thread.join()
 
     def strike(self, arrival: Arrival) -> None:
-        """Kill who is just waiting for an answer, sometimes."""
-        self._strike(arrival.pid, 0.06)
+        """Kill or stop who is just waiting for an answer, sometimes."""
+        if not self._strike(arrival.pid, 0.06):
+            with self._mutex:
+                if not self._calm.is_set() and self._dice.random() < 0.05:
+                    self._stop(arrival.pid)
+
+    def still(self, service: Service, key: str) -> bool:
+        """Whether what arrived under a key came from a worker that is stopped: it may say itself what became of it."""
+        with self._mutex:
+            return any(arrival.key == key and arrival.pid in self._stopped for arrival in list(service.arrivals))
 
     def shake(self, pid: int) -> None:
         """Kill whose request has just been sent, sometimes: it arrives all the same, a little later."""
@@ -89,6 +97,13 @@ class Weather:
         if pid in self._alive and pid not in self.killed:
             self.killed[pid] = time.monotonic()
             os.kill(pid, signal.SIGKILL)
+
+    def _stop(self, pid: int) -> None:
+        """Stop a worker past its lease, one at a time."""
+        if pid in self._alive and pid not in self.killed and not self._stopped:
+            self._stopped[pid] = time.monotonic() + self._dice.uniform(1.5 * LEASE, 2 * LEASE)
+            self.stops += 1
+            os.kill(pid, signal.SIGSTOP)
 
     def _worker(self) -> int:
         self._made += 1
@@ -122,10 +137,7 @@ class Weather:
                     self._kill(self._dice.choice(at_large))
                 elif now > next_stop and len(at_large) > 2:
                     next_stop = now + self._dice.uniform(2, 6)
-                    pid = self._dice.choice(at_large)
-                    self._stopped[pid] = now + self._dice.uniform(1.5 * LEASE, 2 * LEASE)
-                    self.stops += 1
-                    os.kill(pid, signal.SIGSTOP)
+                    self._stop(self._dice.choice(at_large))
 
 
 @attrs.define(kw_only=True)
@@ -211,10 +223,11 @@ def test_a_storm(seed: int, tmp_path: Path, findings: Any) -> None:
     dice, root = random.Random(seed), tmp_path / "ledger"
     with Runtime.local(root, lease=LEASE) as runtime, serving(random.Random(seed + 1), slowest=0.08) as service:
         os.environ["STORM_SERVICE"] = service.url
-        service.refuses = _refuses
+        service.refuses, fog = _refuses, random.Random(seed + 3)
         barn = Barn(AGENTS, STORM_SERVICE=service.url)
         weather, world = Weather(barn, root, random.Random(seed + 2)), World(runtime, dice)
         service.stored, service.arriving = weather.strike, weather.shake
+        service.mute = lambda key: fog.random() < (0.8 if weather.still(service, key) else 0.3)
         begun = time.monotonic()
         try:
             weather.begin()
@@ -314,6 +327,7 @@ def _all_is_well(runtime: Runtime, world: World, service: Service) -> None:
         recorded.update(entry["key"] for entry in _results(runtime, run_id))
         record = RunRecord.read(runtime.log, run_id)
         assert record.state.status in ("completed", "failed")
+        assert record.state.in_doubt == []
         again = replay(runtime, run_id, load(f"{AGENTS}:{record.state.step_agent}"))
         assert again.ok and again.complete, again.divergence
     assert recorded == Counter(arrival.key for arrival in service.arrivals)

@@ -219,6 +219,10 @@ class Log:
         with self._store.read() as reader:
             return index.find_key(reader, tag)
 
+    def commits(self) -> int:
+        """Number of the last commit, of any process: what a bell compares with."""
+        return self._store.version()
+
     def bell(self) -> AbstractContextManager[Bell]:
         """What rings after commits, of any process; for one thread."""
         return follow.bell(self._store)

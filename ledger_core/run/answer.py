@@ -15,7 +15,7 @@ from ledger_core.events.run import RunCancelRequested
 from ledger_core.events.step import LeaseExpired
 from ledger_core.events.wait import ApprovalDecided, ChildRunEnded, SignalReceived
 from ledger_core.run.decide import cancelled, check_known
-from ledger_core.run.state import RunState
+from ledger_core.run.state import UNSETTLED, RunState
 
 
 def cancel(state: RunState, reason: str, *, owner_alive: bool) -> list[Body]:
@@ -65,7 +65,7 @@ def child_ended(state: RunState, ended: ChildRunEnded) -> list[Body]:
 def settle_late(state: RunState, settled: ToolCallSettled) -> list[Body]:
     """A fenced worker's own outcome of its own attempt: evidence, unless the call is settled or was made again."""
     row = state.ledger.get(settled.path)
-    open_ = row is not None and row.status in ("RESERVED", "PENDING_VERIFICATION")
+    open_ = row is not None and row.status in UNSETTLED
     return [settled] if open_ and row is not None and row.attempt == settled.attempt and not state.ended else []
 
 

@@ -30,7 +30,7 @@ from ledger_core.events.step import (
     StepReleased,
     StepRetryScheduled,
 )
-from ledger_core.run.rows import Child, LedgerStatus, ToolEntry, Wait, WaitKind
+from ledger_core.run.rows import UNSETTLED, Child, LedgerStatus, ToolEntry, Wait, WaitKind
 
 if TYPE_CHECKING:
     from ledger_core.run.state import RunState
@@ -172,10 +172,12 @@ def _tool_completed(state: RunState, _: int, body: effect.ToolCallCompleted) -> 
 
 def _tool_failed(state: RunState, _: int, body: effect.ToolCallFailed) -> None:
     _progressed(state)
+    row = state.ledger.get(body.path)
+    if body.category == "unknown" and row is not None and row.status not in UNSETTLED:
+        return  # the word for not knowing rode, and somebody who knew was faster
     _row(state, body.path, "PENDING_VERIFICATION" if body.in_doubt else "FAILED_NO_EFFECT")
     if body.retry_ns is not None:
         kind: WaitKind = "settle" if body.in_doubt else "outage" if body.category == "outage" else "retry"
-        row = state.ledger.get(body.path)
         _again(state, body.path, kind, row.tool if row else "a tool", body.retry_ns)
 
 
@@ -184,9 +186,12 @@ def _again(state: RunState, path: str, kind: WaitKind, name: str, wake_ns: int) 
 
 
 def _tool_settled(state: RunState, _: int, body: effect.ToolCallSettled) -> None:
-    state.waits.pop(body.path, None)
+    waited = state.waits.pop(body.path, None)
     _row(state, body.path, _SETTLED[body.outcome])
-    if state.status == "waiting" and state.waiting == "in doubt" and not state.in_doubt:
+    if body.outcome == "succeeded":
+        _progressed(state)
+    known = state.waiting == "in doubt" and not state.in_doubt
+    if state.status == "waiting" and (known or (state.waiting == "waits" and waited is not None)):
         state.status, state.waiting = "pending", None
 
 

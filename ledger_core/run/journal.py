@@ -200,6 +200,8 @@ class Journal:
         doubt = isinstance(body, ToolCallFailed) and body.in_doubt
         again = body.retry_ns is not None
         entry = self.entries[body.path]
+        if body.category == UNKNOWN and (entry.final or entry.no_effect):
+            return  # it rode, and somebody who knew was faster
         if body.category == UNKNOWN and entry.standing is Standing.IN_DOUBT:  # asked again: what it says stays
             entry.wake_ns, entry.outages = body.retry_ns, entry.outages + 1
             return

@@ -25,6 +25,8 @@ StepStatus = Literal[
 LedgerStatus = Literal["RESERVED", "SUCCEEDED", "FAILED_NO_EFFECT", "PENDING_VERIFICATION", "COMPENSATED"]
 WaitKind = Literal["sleep", "signal", "approval", "child", "retry", "outage", "settle"]
 ENDED = ("completed", "failed", "cancelled")
+UNSETTLED = ("RESERVED", "PENDING_VERIFICATION")
+"""Statuses of the tool ledger of calls that nobody knows the outcome of."""
 FINAL = ("SUCCEEDED", "COMPENSATED")
 """Statuses of the tool ledger that nothing changes any more."""
 

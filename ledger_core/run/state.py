@@ -18,6 +18,7 @@ from ledger_core.run.evolve import FOLDS
 from ledger_core.run.rows import (
     ENDED,
     FINAL,
+    UNSETTLED,
     Child,
     LedgerStatus,
     RunStatus,
@@ -30,6 +31,7 @@ from ledger_core.run.rows import (
 __all__ = [
     "ENDED",
     "FINAL",
+    "UNSETTLED",
     "Child",
     "LedgerStatus",
     "RunState",

@@ -7,7 +7,7 @@ This file does not claim, and does not know who waits for the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,7 +15,7 @@ import attrs
 from ledger_core import codec
 from ledger_core.clock import NS
 from ledger_core.errors import BadInput, Cancelled, EffectFailed, Fenced, InDoubt, KeyConflict, LedgerError, Refused
-from ledger_core.events import Missing
+from ledger_core.events import Body, Missing
 from ledger_core.events.step import StepCreated
 from ledger_core.failpoints import reach
 from ledger_core.ids import new_id
@@ -25,6 +25,7 @@ from ledger_core.run.decide import Failure
 from ledger_core.run.divergence import Divergence
 from ledger_core.run.journal import Journal
 from ledger_core.run.patch import diff, merge
+from ledger_core.run.state import RunState
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.context import ContinueWith
 from ledger_core.runtime.driver import Suspended, TimedOut
@@ -144,7 +145,7 @@ class Carrier:
         if isinstance(stopped, Cancelled):
             return decide.cancelled
         if isinstance(stopped, Suspended):
-            return _unless_cancelled(lambda state, _: decide.release(state, "waits" if state.waits else "yield"))
+            return _unless_cancelled(lambda state, riders: decide.release(state, _waits(state, riders)))
         if isinstance(stopped, TimedOut):
             limit = (self.execution.timeout_ns or 0) / NS
             return self._failure(
@@ -190,6 +191,16 @@ class Carrier:
 def _unless_cancelled(bodies: Bodies) -> Bodies:
     """What ends or gives back a step, unless somebody wants its run to end: then it ends."""
     return lambda state, riders: decide.cancelled(state, riders) if state.cancelling else bodies(state, riders)
+
+
+def _waits(state: RunState, riders: Sequence[Body]) -> str:
+    """Why a suspended step is given back, after what rides along: it waits, or only lets others have a turn."""
+    after = state.clone()
+    for body in riders:
+        after.apply(0, after.updated_ns, body.kind.name, body)
+    return (
+        "waits" if any(one.kind != "sleep" or one.wake_ns != one.since_ns for one in after.waits.values()) else "yield"
+    )
 
 
 def _failure(error: Exception) -> Failure:

@@ -180,6 +180,14 @@ def held_by_the_lost(log: Log, alive: Alive) -> list[tuple[str, str]]:
         start = rows[-1].key + b"\0"  # at most so many runs of one worker are seen in one look
 
 
+def held_by_others(log: Log, worker: str) -> bool:
+    """Whether another worker holds a run, as far as a short look says."""
+    own = schedule.HELD + schedule.worker_tag(worker)
+    before = log.queued(schedule.HELD, b"", limit=1)
+    behind = log.queued(schedule.HELD, own + b"\xff", limit=1)
+    return any(row.note.get("worker") != worker for row in (*before, *behind))
+
+
 def expire(desk: Desk, run_id: str, worker: str, freed: list[str]) -> Callable[[View], Any]:
     """The decision to end the epoch of an owner that is gone or overdue."""
 

@@ -41,7 +41,10 @@ class Pulse:
             if self._thread is None:
                 self._stop = os.pipe()
                 self._thread = threading.Thread(
-                    target=self._listen, args=(self._stop[0],), name="agentledger-pulse", daemon=True
+                    target=self._listen,
+                    args=(self._stop[0], self._log.commits()),
+                    name="agentledger-pulse",
+                    daemon=True,
                 )
                 self._thread.start()
         try:
@@ -60,9 +63,8 @@ class Pulse:
         thread.join()
         os.close(reading)
 
-    def _listen(self, stop: int) -> None:
+    def _listen(self, stop: int, seen: int) -> None:
         with self._log.bell() as bell:
-            seen = bell.version()
             while bell.wait(seen, stop=stop):
                 self.looks += 1
                 time.sleep(_TOGETHER)

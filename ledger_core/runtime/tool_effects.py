@@ -27,6 +27,7 @@ from ledger_core.log.batch import View
 from ledger_core.run import answer, decide
 from ledger_core.run.journal import UNKNOWN, Entry, Intent, Standing
 from ledger_core.run.retry import OUTAGE
+from ledger_core.run.state import UNSETTLED
 from ledger_core.runtime.driver import StepStopped, TookTooLong
 from ledger_core.runtime.effect import Effects, Place, error_types, failure, normalised, replayed
 from ledger_core.runtime.folds import Folds, Runs
@@ -73,7 +74,7 @@ class ToolEffects(Effects):
         path, wake_ns = entry.intent.path, entry.wake_ns
         while self._now_ns() < wake_ns:
             row = self._state.ledger.get(path)
-            if row is not None and entry.standing is Standing.IN_DOUBT and row.status != "PENDING_VERIFICATION":
+            if row is not None and entry.standing is Standing.IN_DOUBT and row.status not in UNSETTLED:
                 await self._settled_elsewhere(entry)
                 return
             await self.driver.park(path, wake_ns)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("agentledger")
 _RECOVER_NS: Final = NS
 """Pause between looks for workers that are gone."""
+_NEAR: Final = 1.0
+"""Seconds between looks while others hold something: they may be killed, which no commit says."""
 _AFTER_ERROR: Final = 1.0
 """Seconds without a claim after the ledger could not be written."""
 
@@ -162,7 +164,7 @@ class Worker:
 
     async def _sleep(self, rung: asyncio.Event) -> None:
         """Until a commit rings, a run is due, a slot is free, the end, or the next look."""
-        left = LOOK
+        left = _NEAR if claims.held_by_others(self._runtime.log, self.worker_id) else LOOK
         if len(self._tasks) < self._concurrency:
             wake_ns = claims.wakes(self._runtime.log, self._offer())
             if wake_ns is not None:

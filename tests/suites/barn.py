@@ -76,8 +76,9 @@ class Barn:
     def kill_all(self) -> None:
         """Kill what still runs, and wait until it is gone."""
         for pid in list(self._alive):
-            os.kill(pid, signal.SIGKILL)
-            self.code(pid)
+            if pid in self._alive:
+                os.kill(pid, signal.SIGKILL)
+                self.code(pid)
 
     def close(self) -> None:
         """Kill what still runs, and end."""

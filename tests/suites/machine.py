@@ -41,7 +41,6 @@ class Ran:
     parent: str | None = None
     most_losses: int = 5
     attempts: int = 3
-    pause_ns: int = 0
     always_fresh: bool = False
     status: str = "pending"
     why: str | None = None
@@ -270,12 +269,16 @@ class Model:
             self._apply(ran, word)
         pen.riders = []
 
-    def end(self, pen: Pen, words: Iterable[Word], *, raw: bool = False) -> None:
-        """End the step or give it back; a run that is to be cancelled ends, unless the worker is being torn down."""
+    def end(self, pen: Pen, words: Iterable[Word]) -> None:
+        """End the step or give it back; a run that is to be cancelled ends."""
         ran = self._fenced(pen)
-        if ran.cancelling and not raw:
+        if ran.cancelling:
             words = [("step_cancelled",), ("run_cancelled",)]
         self.commit(pen, words)
+
+    def look(self, pen: Pen) -> None:
+        """Before something begins."""
+        self._fenced(pen, begins=True)
 
     def spawn(self, pen: Pen, path: str, child: Ran) -> None:
         self._fenced(pen, begins=True)

@@ -3,7 +3,7 @@
 `X-Pid` says which process asks, so that a test can have the service kill whoever is just waiting for its answer.
 
     POST /things            {"key", "what"} -> {"key", "what"}; 409 or 503, and nothing kept, where `refuses` says so
-    GET  /things?key=KEY    -> {"things": ["what", …]}
+    GET  /things?key=KEY    -> {"things": ["what", …]}; 503 where `mute` says so
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Service:
         """Called between the effect and its answer."""
         self.refuses: Callable[[str, int], int] = lambda _what, _before: 0
         """The status to refuse with; told what is asked for, and how often it was refused before."""
+        self.mute: Callable[[str], bool] = lambda _: False
+        """Whether it does not say just now what has arrived under a key."""
         self._dice = dice
         self._slowest = slowest
         self._refused: Counter[str] = Counter()
@@ -86,7 +88,8 @@ def serving(dice: random.Random | None = None, slowest: float = 0.0) -> Iterator
             self._answer(status, said)
 
         def do_GET(self) -> None:
-            self._answer(200, {"things": service.find(parse_qs(urlparse(self.path).query)["key"][0])})
+            key = parse_qs(urlparse(self.path).query)["key"][0]
+            self._answer(503 if service.mute(key) else 200, {"things": service.find(key)})
 
         def _answer(self, code: int, value: dict[str, Any]) -> None:
             data = json.dumps(value).encode()
