@@ -198,9 +198,7 @@ def _waits(state: RunState, riders: Sequence[Body]) -> str:
     after = state.clone()
     for body in riders:
         after.apply(0, after.updated_ns, body.kind.name, body)
-    return (
-        "waits" if any(one.kind != "sleep" or one.wake_ns != one.since_ns for one in after.waits.values()) else "yield"
-    )
+    return "waits" if after.waits else "yield"
 
 
 def _failure(error: Exception) -> Failure:

@@ -40,9 +40,10 @@ class Pulse:
             self._listeners.append(listener)
             if self._thread is None:
                 self._stop = os.pipe()
+                seen = self._log.commits()  # before this returns: no commit may fall behind it and before the thread
                 self._thread = threading.Thread(
                     target=self._listen,
-                    args=(self._stop[0], self._log.commits()),
+                    args=(self._stop[0], seen),
                     name="agentledger-pulse",
                     daemon=True,
                 )
