@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -52,7 +53,13 @@ def worker() -> None:
 @click.option(
     "--lease", default=30.0, show_default=True, type=click.FloatRange(0.5), help="Seconds without a sign of life."
 )
-@click.option("--grace", default=30.0, show_default=True, type=click.FloatRange(0), help="Seconds to end at SIGTERM.")
+@click.option(
+    "--grace",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds at SIGTERM, then a step ends with its call.",
+)
 @click.option("--any-code", is_flag=True, help="Also claim runs whose code was another.")
 @click.option("--drain", is_flag=True, help="End when nothing is left to claim.")
 @pass_settings
@@ -73,6 +80,7 @@ def serve(
     agents = [targets.load(name) for name in target_names]
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with Runtime.local(settings.root, lease=lease) as runtime:
+        worker_id = runtime.worker_id
         serving = runtime.worker(
             *agents, concurrency=concurrency, capabilities=capabilities, any_code=any_code, grace=grace
         )
@@ -83,12 +91,12 @@ def serve(
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
-        say(f"{serving.worker_id} serves {', '.join(agent.name for agent in agents)}; {concurrency} at once")
+        say(f"{worker_id} serves {', '.join(agent.name for agent in agents)}; {concurrency} at once")
         carried = threading.Thread(target=serving.run, kwargs={"drain": drain})
         carried.start()
         while carried.is_alive():  # signals are handled in the main thread
             carried.join(3600)
-    value = {"worker": serving.worker_id, "claims": serving.carried}
+    value = {"worker": worker_id, "claims": serving.carried}
     emit(settings, value, lambda: say(f"ended after {count(serving.carried, 'claim')}"))
 
 
@@ -171,8 +179,13 @@ def attach(settings: Settings, run_id: str, agent: str, input_: str | None, tool
         protocol = Protocol(ctx)
         for line in sys.stdin:
             if line.strip():
-                click.echo(json.dumps(protocol.answer(line), ensure_ascii=False))
-                sys.stdout.flush()
+                try:
+                    click.echo(json.dumps(protocol.answer(line), ensure_ascii=False))
+                    sys.stdout.flush()
+                except BrokenPipeError:
+                    say(f"The reader of the answers is gone; the run is given back. Go on: agentledger attach {run_id}")
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                    return
 
 
 @click.command()

@@ -71,7 +71,7 @@ def settle_late(state: RunState, settled: ToolCallSettled) -> list[Body]:
 
 def _over(state: RunState, what: str) -> Refused:
     return Refused(
-        f"Run {state.run} has {state.status}; it cannot be {what} any more.",
+        f"Run {state.run} {state.words}; it cannot be {what} any more.",
         hint=f"See what came of it: agentledger status {state.run}",
         run=state.run,
     )

@@ -67,7 +67,7 @@ def claim(state: RunState, worker: str, *, owner_alive: bool, code_digest: bytes
     """
     check_known(state)
     if state.ended:
-        raise Refused(f"Run {state.run} has {state.status}; there is nothing left to do.", run=state.run)
+        raise Refused(f"Run {state.run} {state.words}; there is nothing left to do.", run=state.run)
     if state.worker is not None and owner_alive:
         raise Refused(
             f"Run {state.run} is being worked on by {state.worker}.",

@@ -197,6 +197,9 @@ def _tool_settled(state: RunState, _: int, body: effect.ToolCallSettled) -> None
 
 def _abandoned(state: RunState, _: int, body: effect.EffectAbandoned) -> None:
     state.waits.pop(body.path, None)
+    took = state.taken.pop(body.path, None)
+    if took is not None:
+        state.signals[took[0]] = sorted([*state.signals.get(took[0], ()), took[1]])
 
 
 def _timer(state: RunState, _: int, body: wait.TimerStarted) -> None:
@@ -246,6 +249,7 @@ def _answered(state: RunState, _: int, body: wait.WaitAnswered) -> None:
     _progressed(state)
     waiting = state.waits.pop(body.path, None)
     if waiting is not None and waiting.kind == "signal":
+        state.taken[body.path] = (waiting.name, body.answer)
         left = [seq for seq in state.signals.get(waiting.name, ()) if seq != body.answer]
         if left:
             state.signals[waiting.name] = left

@@ -159,6 +159,7 @@ class Journal:
             dropped = [path for path, entry in self.entries.items() if entry.seq > failed.ended]
             self._order = [(path, gone) for path, gone in self._order if path != failed.intent.path]
             failed.standing, failed.no_effect, failed.wake_ns, failed.failures = Standing.OPEN, True, None, 0
+        self._abandoned -= {*dropped, body.reopened or ""}
         for path in dropped:
             entry = self.entries.pop(path)
             if entry.writes and entry.standing is not Standing.FAILED:
@@ -216,6 +217,7 @@ class Journal:
 
     def _gone(self, _: int, body: EffectAbandoned) -> None:
         self._abandoned.add(body.path)
+        self._order = [one for one in self._order if one[0] != body.path]  # an outcome that the code never saw
         self._order.append((body.path, True))
 
     def _captured(self, seq: int, body: ValueCaptured) -> None:
@@ -335,6 +337,24 @@ class Journal:
             if given:
                 return self.entries[path]
         return None
+
+    def recorded(self, paths: Iterable[str]) -> bool:
+        """Whether all of these are recorded, or given up: nothing that asks for them is new."""
+        return all(path in self.entries or path in self._given_up for path in paths)
+
+    def idle(self, path: str, *, live: bool) -> bool:
+        """Whether nobody waits for an open effect any more; where it may be `live`, nor anything outside."""
+        entry = self.entries.get(path)
+        return path in self._given_up and not (live and entry is not None and entry.writes)
+
+    def held_up(self) -> Divergence | None:
+        """The divergence of code that asked for all that is recorded, and does not take the next of it."""
+        if self._released == len(self._order):
+            return None
+        path, abandoned = self._order[self._released]
+        entry = self.entries[path]
+        what = f"that it stopped waiting for {entry.intent.words()}" if abandoned else entry.intent.words()
+        return Divergence(kind=divergence.MISSING, path=path, recorded=what, attempted="", seq=entry.seq)
 
     def give_up(self, path: str) -> bool:
         """The code stops waiting for an effect; False if that is news, and to be recorded."""

@@ -87,6 +87,8 @@ class RunState:
     waits: dict[str, Wait] = attrs.field(factory=dict)
     signals: dict[str, list[int]] = attrs.field(factory=dict)
     """Seqs of the signals that nobody consumed, by name, oldest first."""
+    taken: dict[str, tuple[str, int]] = attrs.field(factory=dict)
+    """Name and seq of the signal that a wait was answered with, by path: given back if the code never saw it."""
     senders: set[tuple[str, bytes]] = attrs.field(factory=set)
     approvals: dict[str, int | None] = attrs.field(factory=dict)
     """Seq of the answer, by the approval's id; None before there is one."""
@@ -112,6 +114,11 @@ class RunState:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def words(self) -> str:
+        """How it stands, as a sentence goes on behind its name."""
+        return "was cancelled" if self.status == "cancelled" else f"has {self.status}"
 
     @property
     def in_doubt(self) -> list[ToolEntry]:
@@ -157,6 +164,7 @@ class RunState:
             waits=dict(self.waits),
             signals={name: list(seqs) for name, seqs in self.signals.items()},
             senders=set(self.senders),
+            taken=dict(self.taken),
             approvals=dict(self.approvals),
             children={name: attrs.evolve(child) for name, child in self.children.items()},
             counts=Counter(self.counts),

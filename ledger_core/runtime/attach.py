@@ -77,6 +77,8 @@ class AttachedContext(SyncContext):
     ) -> OpenCall:
         """Record that a tool is about to be called elsewhere; the call says later what came of it."""
         check_name(name, "tool")
+        if not isinstance(arguments, Mapping):
+            raise BadInput("A tool's arguments are a dict.", hint='Write {"to": "…"}.')
         plain = codec.roundtrip(dict(arguments))
         intent = self._effects._intent(self._place(), "tool", name, {"arguments": plain})
         requested = ToolCallRequested(
@@ -198,8 +200,8 @@ class Attaching:
         opening = Opening(runtime.desk, self.asked, worker=runtime.worker_id, digest=lambda _: None, driver="external")
         events = runtime.log.decide(opening.decide)
         if opening.ended:
-            status = runtime.state(run_id).status
-            raise Refused(f"Run {run_id} has {status}; nothing can be attached to it.", hint="Choose another run id.")
+            words = runtime.state(run_id).words
+            raise Refused(f"Run {run_id} {words}; nothing can be attached to it.", hint="Choose another run id.")
         record = RunRecord.read(runtime.log, run_id)
         own = [event for event in events if event.stream == stream_of(run_id)]
         return record, Recorder(runtime.log, stream_of(run_id), record.state, own[-1].hash, runtime.folds)

@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from ledger_core.runtime.runtime import Runtime
 
 
-class HandedBack:
-    """Why a step was stopped: its worker ends, and gives it to others."""
-
-
 @attrs.frozen(kw_only=True)
 class Carried:
     """What came of carrying a step: `error` is why it may not go on here; `goes_on`, that the run is not at its end."""

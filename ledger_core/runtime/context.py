@@ -155,8 +155,16 @@ class _Context:
                 "An async agent's context was used in another thread.",
                 hint="Call the thread's work as a tool, or with asyncio.to_thread and effects before and behind it.",
             )
-        with scope.entered(outer.child(name)), made_current(self):
-            yield
+        driver: Any = self._effects.driver
+        beside = not self._root.here()
+        if beside:
+            driver.threads += 1
+        try:
+            with scope.entered(outer.child(name)), made_current(self):
+                yield
+        finally:
+            if beside:
+                driver.threads -= 1
 
     def continue_with(self, agent: Any = None, state: Mapping[str, Any] | None = None) -> ContinueWith:
         """Go on with another step, of this agent or another, with a fresh journal: `return ctx.continue_with()`.

@@ -34,6 +34,8 @@ GRACE: Final = 0.05
 """Seconds for which a step whose every branch waits for somebody else keeps its worker."""
 LOOK: Final = 5.0
 """Seconds after which a wait looks at the clock again: it may have been moved."""
+_BESIDE: Final = 0.1
+"""Seconds between looks of a thread that waits beside others."""
 _OTHERS: Final = 60.0
 """Seconds that an effect of one thread waits for the effects of others that were recorded before it."""
 
@@ -48,6 +50,10 @@ class Suspended:
 
 class TimedOut:
     """Why a step was stopped: its claim worked for longer than it may."""
+
+
+class HandedBack:
+    """Why a step was stopped: its worker ends, and gives it to others."""
 
 
 class TookTooLong(Exception):
@@ -91,6 +97,10 @@ class Driver(Protocol):
 
     async def park(self, path: str, wake_ns: int | None) -> None:
         """Wait until it is worth looking again: at `wake_ns`, or when somebody else has appended to the run."""
+        ...
+
+    def leave(self, path: str) -> None:
+        """End a wait that the code has given up."""
         ...
 
     async def commit(
@@ -144,6 +154,9 @@ class BlockingDriver:
         self._news = threading.Event()
         self._recorder: Recorder | None = None
         self._turns = threading.Condition()
+        self.threads = 0
+        """Scopes that other threads of the code are in."""
+        self._waiting = 0
         self._runner: asyncio.Runner | None = None
         self._late_ns = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
 
@@ -156,7 +169,7 @@ class BlockingDriver:
             if (entry := self.journal.release({intent.path})) is not None:
                 self._turns.notify_all()
                 return entry
-            if self.journal.exhausted or threading.active_count() == 1 or not self._turns.wait(_OTHERS):
+            if self.journal.exhausted or self.threads == 0 or not self._turns.wait(_OTHERS):
                 break
         if (found := self.journal.stuck(ended=False)) is not None:
             self.stop(found)
@@ -169,8 +182,14 @@ class BlockingDriver:
     async def deliver(self, turn: Turn) -> None:
         del turn
 
+    def leave(self, path: str) -> None:
+        del path
+
     async def park(self, path: str, wake_ns: int | None) -> None:
         del path
+        if self.threads:
+            self._park_beside(wake_ns)
+            return
         assert self._recorder is not None
         left = None if wake_ns is None else wake_ns - self._recorder.log.clock.now_ns()
         if left is not None and left <= HOLD_NS:
@@ -182,6 +201,32 @@ class BlockingDriver:
     def watch(self, recorder: Recorder) -> None:
         """Whose news to hear while an effect waits."""
         self._recorder = recorder
+
+    def _park_beside(self, wake_ns: int | None) -> None:
+        """Wait while other threads of the code may work: the step is suspended when all of them wait.
+
+        A thread cannot be woken by a commit without waiting for the lock: it looks now and then.
+        """
+        assert self._recorder is not None
+        clock, begun = self._recorder.log.clock, time.monotonic()
+        self._waiting += 1
+        try:
+            while not self.closed:
+                left = None if wake_ns is None else (wake_ns - clock.now_ns()) / NS
+                if (left is not None and left <= 0) or self._recorder.look(begins=True):
+                    return
+                late = time.monotonic() - begun > _BESIDE
+                if self._waiting >= self.threads and late and (left is None or left > HOLD_NS / NS):
+                    self.stop(Suspended())
+                    break
+                self._turns.wait(_BESIDE if left is None else min(_BESIDE, left))
+        except Exception as error:
+            self.stop(error)
+            raise StepStopped from error
+        finally:
+            self._waiting -= 1
+            self._turns.notify_all()
+        raise StepStopped
 
     def _pause(self, seconds: float) -> bool:
         """Wait; whether somebody else has appended to the run meanwhile."""

@@ -19,6 +19,7 @@ class AllEffects(ToolEffects, ModelEffects, WaitEffects):
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self._taken: set[int] = set()
+        self._given: dict[str, int] = {}
 
 
 __all__ = ["AllEffects", "normalised"]

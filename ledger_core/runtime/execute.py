@@ -21,7 +21,7 @@ from ledger_core.run.journal import Journal
 from ledger_core.runtime import scope
 from ledger_core.runtime.agent import AgentSpec, Provider
 from ledger_core.runtime.context import AgentContext, SyncContext, made_current
-from ledger_core.runtime.driver import BlockingDriver, Driver, Heard, StepStopped, unheard
+from ledger_core.runtime.driver import BlockingDriver, Driver, HandedBack, Heard, StepStopped, unheard
 from ledger_core.runtime.effect import Surroundings
 from ledger_core.runtime.effects import AllEffects
 from ledger_core.runtime.loop_driver import AsyncDriver
@@ -119,7 +119,9 @@ class Execution:
 
     def _ended(self, driver: Driver, context: Any, *, output: Any = None, error: Exception | None = None) -> Ended:
         """The code came to its end; it diverged if it was stopped, or left something recorded out."""
-        stopped = driver.stopped or driver.journal.stuck(ended=True)
+        # a worker that ends was to be handed back what has ended meanwhile: the end is worth more
+        why = None if isinstance(driver.stopped, HandedBack) else driver.stopped
+        stopped = why or driver.journal.stuck(ended=True)
         if stopped is not None:
             return Ended(stopped=stopped)
         return Ended(output=output, error=error, state=context.state)

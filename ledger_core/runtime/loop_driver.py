@@ -91,8 +91,10 @@ class AsyncDriver:
     async def turn(self, intent: Intent) -> Entry | None:
         if self.closed:
             raise StepStopped
-        if self.journal.exhausted and not self._waiting:
+        if self.journal.exhausted and not self._waiting and self._recorder is not None:
             return None
+        if self._recorder is not None:
+            self._listen()
         waiter = self._waiting[intent.path] = self._loop.create_future()
         self._pump_soon()
         entry: Entry | None = await waiter
@@ -153,6 +155,11 @@ class AsyncDriver:
             self._parked_since = 0.0
             for waiter, _ in list(self._parked.values()):
                 _answer(waiter)
+
+    def leave(self, path: str) -> None:
+        """End a wait that the code has given up: it must take no answer from those who still wait."""
+        if path in self._parked and not self._parked[path][0].done():
+            self._parked[path][0].set_exception(StepStopped())
 
     async def commit(
         self, recorder: Recorder, bodies: Bodies, *, begins: bool = False, family: Family | None = None
@@ -333,17 +340,29 @@ class AsyncDriver:
                 waiter.set_result(entry)
             return True
         if not self.journal.exhausted:
-            if (found := self.journal.stuck(ended=False)) is not None:
+            found = self.journal.stuck(ended=False)
+            if found is None and self.journal.all_requested and len(self._waiting) == len(self._working):
+                found = self.journal.held_up()
+            if found is not None:
                 self._stuck_since = self._stuck_since or self._loop.time()
-                if self._awaits_others() and self._loop.time() - self._stuck_since < _GRACE:
+                others = self._awaits_others() or _has_timers(self._loop, self._tasks)
+                if others and self._loop.time() - self._stuck_since < _GRACE:
                     self._loop.call_later(_PATIENCE, self._pump_soon, context=self._context)
                 else:
                     self.stop(found)
             return False
+        if self._waiting and self._recorder is None and self.journal.recorded(self._waiting):
+            if self._awaits_others() or _has_timers(self._loop, self._tasks):
+                self._loop.call_later(_PATIENCE, self._pump_soon, context=self._context)
+                return False  # the record leaves them open, and so may the code
         if self._waiting:
             waiting, self._waiting = self._waiting, {}
-            for waiter in waiting.values():
-                if not waiter.done():
+            for path, waiter in waiting.items():
+                if waiter.done():
+                    continue
+                if self.journal.idle(path, live=self._recorder is not None):
+                    waiter.set_exception(StepStopped())
+                else:
                     waiter.set_result(None)
             return True
         if self._drafted and self._drafted[0].ready:

@@ -29,7 +29,7 @@ class Protocol:
         """The answer to one line."""
         try:
             command = json.loads(line)
-            if not isinstance(command, dict) or command.get("op") not in _OPS:
+            if not isinstance(command, dict) or not isinstance(command.get("op"), str) or command["op"] not in _OPS:
                 known = ", ".join(sorted(_OPS))
                 raise BadInput('A command is an object with an "op".', hint=f"Its op is one of: {known}.")
             return {"ok": True, **_plain(_OPS[command["op"]][0](self, command))}

@@ -45,6 +45,8 @@ class WaitEffects(Effects):
     """The waits of a step."""
 
     _taken: set[int]
+    """Answers that a wait of this execution has taken; their events may still ride."""
+    _given: dict[str, int]
 
     async def sleep(self, place: Place, wake_ns: int | None, seconds: float | None) -> None:
         """Wait until a time, or for a time; the code that says "for" is compared by it, not by when it was."""
@@ -53,7 +55,7 @@ class WaitEffects(Effects):
         intent = self._intent(place, "sleep", "", asked)
         entry = self._compared(intent)
         work = self._sleep(intent, entry, lambda: wake_ns if seconds is None else self._now_ns() + int(seconds * NS))
-        await self.driver.effect(work, lambda: self._abandoned(intent))
+        await self.driver.effect(work, lambda: self._left(intent))
 
     async def _sleep(self, intent: Intent, entry: Entry | None, wake: Callable[[], int | None]) -> None:
         entry = await self._turn(intent, entry)
@@ -73,7 +75,7 @@ class WaitEffects(Effects):
         self._check_open()
         intent = self._intent(place, "sleep", "", {"yield": True})
         entry = self._compared(intent)
-        await self.driver.effect(self._yield(intent, entry), lambda: self._abandoned(intent))
+        await self.driver.effect(self._yield(intent, entry), lambda: self._left(intent))
 
     async def _yield(self, intent: Intent, entry: Entry | None) -> None:
         entry = await self._turn(intent, entry)
@@ -144,7 +146,7 @@ class WaitEffects(Effects):
     ) -> Any:
         entry = self._compared(intent)
         work = self._waiting(intent, entry, timeout, body, find)
-        return await self.driver.effect(work, lambda: self._abandoned(intent))
+        return await self.driver.effect(work, lambda: self._left(intent))
 
     async def _waiting(
         self,
@@ -173,6 +175,7 @@ class WaitEffects(Effects):
             self._flush()
             await self.driver.park(intent.path, wake_ns)
         self._taken.add(found)
+        self._given[intent.path] = found
         assert self._recorder is not None
         answer: Any = self._recorder.log.event(found).body
         await self._outcome(WaitAnswered(path=intent.path, answer=found), durable=False)
@@ -224,6 +227,12 @@ class WaitEffects(Effects):
         await self.driver.deliver(turn)
         self._around.spawned(run_id)
         return run_id
+
+    def _left(self, intent: Intent) -> None:
+        """The code stopped waiting: it takes nothing more, and what it was to be given is there for the next."""
+        self._abandoned(intent)
+        self._taken.discard(self._given.pop(intent.path, 0))
+        self.driver.leave(intent.path)
 
     def _flush(self) -> None:
         """Have intents of waits in the log before nobody may be here: people look for them."""

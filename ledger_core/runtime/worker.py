@@ -21,8 +21,8 @@ from ledger_core.log.log import Event
 from ledger_core.run.schedule import Offer
 from ledger_core.runtime import claims
 from ledger_core.runtime.agent import AgentSpec
-from ledger_core.runtime.carry import Carried, Carrier, HandedBack
-from ledger_core.runtime.driver import LOOK
+from ledger_core.runtime.carry import Carried, Carrier
+from ledger_core.runtime.driver import LOOK, HandedBack
 
 if TYPE_CHECKING:
     from ledger_core.runtime.runtime import AnyAgent, Runtime
