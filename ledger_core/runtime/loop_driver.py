@@ -351,10 +351,10 @@ class AsyncDriver:
                 else:
                     self.stop(found)
             return False
-        if self._waiting and self._recorder is None and self.journal.recorded(self._waiting):
-            if self._awaits_others() or _has_timers(self._loop, self._tasks):
-                self._loop.call_later(_PATIENCE, self._pump_soon, context=self._context)
-                return False  # the record leaves them open, and so may the code
+        left_open = self._waiting and self._recorder is None and self.journal.recorded(self._waiting)
+        if left_open and (self._awaits_others() or _has_timers(self._loop, self._tasks)):
+            self._loop.call_later(_PATIENCE, self._pump_soon, context=self._context)
+            return False  # the record leaves them open, and so may the code
         if self._waiting:
             waiting, self._waiting = self._waiting, {}
             for path, waiter in waiting.items():

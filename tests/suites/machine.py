@@ -313,6 +313,12 @@ class Model:
 
     def _apply(self, ran: Ran, word: Word) -> None:
         name, *rest = word
+        if name == "step_suspended":
+            self._apply(ran, ("step_released", "waits" if ran.waits else "yield"))
+            return
+        if name == "not_known":
+            self._tool_call_failed(ran, self._say(ran.run, "tool_call_failed"), rest[0], True, rest[1], guess=True)
+            return
         if name in ("run_completed", "run_failed", "run_cancelled"):
             self._end(ran, name.removeprefix("run_"), name)
             return
@@ -330,15 +336,20 @@ class Model:
         ran.waits.pop(path, None)
         ran.losses = 0
 
-    def _tool_call_failed(self, ran: Ran, seq: int, path: str, doubt: bool, wake_ns: int | None) -> None:
-        ran.calls[path] = ("PENDING_VERIFICATION" if doubt else "FAILED_NO_EFFECT", ran.calls[path][1])
+    def _tool_call_failed(
+        self, ran: Ran, seq: int, path: str, doubt: bool, wake_ns: int | None, *, guess: bool = False
+    ) -> None:
         ran.losses = 0
+        if guess and ran.calls[path][0] not in OPEN:
+            return  # the word for not knowing came behind somebody who knew
+        ran.calls[path] = ("PENDING_VERIFICATION" if doubt else "FAILED_NO_EFFECT", ran.calls[path][1])
         if wake_ns is not None:
             ran.waits[path] = ("settle" if doubt else "retry", "t", wake_ns)
 
     def _tool_call_settled(self, ran: Ran, seq: int, path: str, outcome: str) -> None:
         ran.calls[path] = ({"succeeded": "SUCCEEDED", "no_effect": "FAILED_NO_EFFECT"}[outcome], ran.calls[path][1])
         waited = ran.waits.pop(path, None)
+        ran.losses = 0 if outcome == "succeeded" else ran.losses
         doubts = any(status == "PENDING_VERIFICATION" for status, _ in ran.calls.values())
         if ran.status == "waiting" and ((ran.why == "in doubt" and not doubts) or (ran.why == "waits" and waited)):
             ran.status, ran.why = "pending", None  # its code can go on
