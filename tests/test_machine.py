@@ -20,6 +20,7 @@ from suites.world import AGENTS, CODES, MOST_RUNS, NAMES, NEEDS, World, given, p
 from ledger_core.clock import NS
 from ledger_core.errors import KeyConflict
 from ledger_core.events.effect import (
+    EffectAbandoned,
     ToolCallCompleted,
     ToolCallFailed,
     ToolCallRequested,
@@ -173,7 +174,8 @@ class Machine(World):
     @precondition(lambda self: self.pens)
     def wait_begins(self, at: int, kind: str, wake: int | None, durable: bool) -> None:
         pen, ran = self._pen(at)
-        path, wake_ns = self._id("p"), None if wake is None else self.now_ns + wake
+        again = kind in NAMES and durable and at % 3 == 0 and ran.took  # a later attempt, at the same place
+        path, wake_ns = list(ran.took)[0] if again else self._id("p"), None if wake is None else self.now_ns + wake
         asked: dict[str, Any] = {"path": path, "request": b"q", "asked": {}, "wake_ns": wake_ns}
         if kind == "sleep":
             asked["wake_ns"] = wake_ns or self.now_ns + NS
@@ -217,6 +219,16 @@ class Machine(World):
             self._commit("wait_ends", pen, pair)
         elif pen.epoch == ran.epoch and ran.owner is not None:  # what a fenced worker has riding never gets anywhere
             self._ride(pen, pair[0], *pair[1][1:])
+
+    @rule(at=pick, which=pick)
+    @precondition(lambda self: self.pens)
+    def wait_is_given_up(self, at: int, which: int) -> None:
+        """The code stops waiting; a signal that was taken, and that it never saw, is there for the next."""
+        pen, ran = self._pen(at)
+        paths = [path for path in (*ran.waits, *ran.took) if path not in pen.rides("wait_answered", "timer_fired")]
+        if paths:
+            path = paths[which % len(paths)]
+            self._commit("wait_is_given_up", pen, (EffectAbandoned(path=path), ("effect_abandoned", path)))
 
     @rule(at=pick, priority=st.integers(-1, 1), agent=st.sampled_from(AGENTS), taken=rare, needs=st.sampled_from(NEEDS))
     @precondition(lambda self: self.pens and len(self.model.runs) < MOST_RUNS)
@@ -439,6 +451,22 @@ def test_a_call_settled_while_its_step_waits_wakes_it(script: Script) -> None:
     script.does("call_ends", at=0, which=0, how="well")
 
     assert script.ran(0).place() == ("ready", 0)
+
+
+def test_a_signal_is_given_back_once(script: Script) -> None:
+    """A signal is given back by the wait that took it, and not by a later attempt's wait at the same place."""
+    script.does("wait_begins", at=0, kind="go", wake=None, durable=True)
+    script.does("signal_is_sent", at=0, name="go", sender=None)
+    script.does("wait_ends", at=0, which=0, durable=True)
+    script.does("wait_is_given_up", at=0, which=0)
+    assert len(script.ran(0).inbox["go"]) == 1
+
+    script.does("wait_begins", at=0, kind="go", wake=None, durable=True)
+    script.does("wait_ends", at=0, which=0, durable=True)
+    script.does("wait_begins", at=0, kind="go", wake=None, durable=True)
+    script.does("wait_is_given_up", at=0, which=0)
+
+    assert script.ran(0).inbox["go"] == []
 
 
 def test_a_run_of_a_newer_version_hides_no_other(script: Script) -> None:

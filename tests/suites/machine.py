@@ -56,6 +56,8 @@ class Ran:
     waits: dict[str, tuple[str, str, int | None]] = field(default_factory=dict)
     inbox: dict[str, list[int]] = field(default_factory=dict)
     senders: set[tuple[str, str]] = field(default_factory=set)
+    took: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """The signal that a wait took, by path."""
     answers: dict[str, int | None] = field(default_factory=dict)
     children: dict[str, tuple[str, int | None]] = field(default_factory=dict)
     calls: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -363,6 +365,7 @@ class Model:
 
     def _signal_awaited(self, ran: Ran, seq: int, path: str, name: str, wake_ns: int | None) -> None:
         ran.waits[path] = ("signal", name, wake_ns)
+        ran.took.pop(path, None)  # by an earlier attempt, which saw it
 
     def _approval_requested(self, ran: Ran, seq: int, path: str, approval: str, wake_ns: int | None) -> None:
         ran.waits[path] = ("approval", approval, wake_ns)
@@ -380,6 +383,13 @@ class Model:
         if kind == "signal":
             assert ran.inbox[name][0] == answer, "first in, first out"
             del ran.inbox[name][0]
+            ran.took[path] = (name, answer)
+
+    def _effect_abandoned(self, ran: Ran, seq: int, path: str) -> None:
+        ran.waits.pop(path, None)
+        if path in ran.took:  # given back: the code never saw it
+            name, answer = ran.took.pop(path)
+            ran.inbox[name] = sorted([*ran.inbox[name], answer])
 
     def _agent_result_returned(self, ran: Ran, seq: int) -> None:
         pass
