@@ -308,7 +308,7 @@ def test_a_run_that_costs_one_worker_after_the_other_is_parked(runtime):
     alive, runtime.desk.alive = runtime.desk.alive, lambda _: False
     for _ in range(3):
         claim(runtime, worker)
-        assert runtime.recover_expired() == ["r"]
+        assert runtime.recover_expired_leases() == ["r"]
     runtime.desk.alive = alive
 
     assert runtime.state("r").status == "parked"
@@ -324,3 +324,69 @@ def claim(runtime, worker):
     taken: list[str] = []
     runtime.log.decide(claim_next(runtime.desk, Offer(agents={"a": None}), worker, 1, taken))
     assert taken == ["r"]
+
+
+def test_a_fresh_attempt_starts_no_child_twice(runtime):
+    """A child that a failed attempt started is the child of the next one, too."""
+
+    @agent(name="kid")
+    async def kid(ctx):
+        return 1
+
+    @agent(name="a")
+    async def main(ctx):
+        child = await ctx.spawn(kid)
+        if ctx.attempt < 3:
+            raise RetryableAgentError("again")
+        return await child.join()
+
+    assert runtime.run(main, run_id="r", retry_policy=SOON).output == 1
+    assert len(bodies(runtime, "child_run_requested")) == 1
+    replayed(runtime, main)
+
+
+def test_a_fresh_attempt_asks_anew(runtime):
+    """An answer holds for the request that it was given to; the next attempt's is another."""
+
+    @agent(name="a")
+    async def main(ctx):
+        answer = await ctx.request_approval("May I?")
+        if ctx.attempt == 1:
+            raise RetryableAgentError("again")
+        return answer["by"]
+
+    for who in ("Ada", "Eve"):
+        assert runtime.run(main, run_id="r", retry_policy=SOON).status == "waiting"
+        (asked,) = [one.name for one in runtime.state("r").waits.values()]
+        runtime.approve(asked, by=who)
+    assert runtime.run(main, run_id="r").output == "Eve"
+    assert len(runtime.state("r").approvals) == 2
+    replayed(runtime, main)
+
+
+def test_a_wait_of_a_dropped_part_moves_nobody(runtime):
+    """What began behind the effect that failed is forgotten with it: its signal finds nobody who waits."""
+    calls = []
+
+    @tool
+    def flaky():
+        calls.append(1)
+        if len(calls) < 2:
+            raise ValueError("no")
+
+    @agent(name="a", tools=[flaky])
+    async def main(ctx):
+        try:
+            await ctx.call_tool("flaky")
+        except ToolFailed as error:
+            task = asyncio.create_task(ctx.wait_signal("early"))
+            await asyncio.sleep(0.05)
+            raise RetryableAgentError("again") from error
+        return await ctx.wait_signal("go")
+
+    assert runtime.run(main, run_id="r", retry_policy=SOON).status == "waiting"
+    runtime.signal("r", "early")
+    assert {one.name for one in runtime.state("r").waits.values()} == {"go"}
+    assert runtime.run_once(main) == 0
+    runtime.signal("r", "go", 3)
+    assert runtime.run(main, run_id="r").output == 3

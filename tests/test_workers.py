@@ -240,7 +240,7 @@ def test_a_run_that_costs_one_worker_after_the_other_is_parked_and_can_be_resume
     for losses in range(1, 4):
         pid, _ = place.worker("deadly")
         assert place.barn.code(pid) == -signal.SIGKILL
-        assert runtime.recover_expired() == ["r"]
+        assert runtime.recover_expired_leases() == ["r"]
         assert bodies(runtime, "run_parked") == [] or losses == 3
     pid, _ = place.worker("deadly", "lonely")
     place.runtime.create_run(target("lonely"), run_id="other")

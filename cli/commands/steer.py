@@ -130,7 +130,7 @@ def recover_expired(settings: Settings) -> None:
     Workers do this by themselves; it is for ledgers that no worker serves just now.
     """
     with open_runtime(settings) as runtime:
-        freed = runtime.recover_expired()
+        freed = runtime.recover_expired_leases()
 
     def render() -> None:
         for run_id in freed:

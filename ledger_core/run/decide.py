@@ -39,7 +39,7 @@ from ledger_core.events.step import (
 )
 from ledger_core.run.divergence import Divergence
 from ledger_core.run.retry import policy_of
-from ledger_core.run.state import FINAL, RunState
+from ledger_core.run.state import FINAL, UNSETTLED, RunState
 
 
 @attrs.frozen(kw_only=True)
@@ -121,11 +121,13 @@ def check_begins(state: RunState) -> None:
 
 
 def check_unsettled(state: RunState, body: Body) -> None:
-    """Raise `Settled` if an outside write has its one final outcome already (invariant 7)."""
+    """Raise `Settled` if an outside write has its one final outcome already, `Refused` for a new attempt in doubt."""
     if isinstance(body, (ToolCallSettled, ToolCallRequested)):
         row = state.ledger.get(body.path)
         if row is not None and row.status in FINAL:
             raise Settled(f"Effect {body.path} of run {state.run} was settled meanwhile: {row.status}.")
+        if isinstance(body, ToolCallRequested) and row is not None and row.status in UNSETTLED:
+            raise Refused(f"Effect {body.path} of run {state.run} is in doubt: it is not made again by itself.")
 
 
 class Settled(Refused):

@@ -84,8 +84,11 @@ def _retry(state: RunState, _: int, body: StepRetryScheduled) -> None:
     state.worker, state.status, state.waiting = None, "waiting", "retry"
     state.attempt, state.retry_ns = body.attempt, body.wake_ns
     _progressed(state)
+    since = state.failed.pop(body.reopened or "", None)
     if body.fresh:
         state.waits.clear()
+    elif since is not None:  # what began behind the failure is dropped with the journal's part
+        state.waits = {path: one for path, one in state.waits.items() if one.event <= since}
 
 
 def _diverged(state: RunState, _: int, body: DivergenceDetected) -> None:
@@ -99,8 +102,11 @@ def _committed(state: RunState, _: int, body: StatePatchCommitted) -> None:
 def _step_ended(state: RunState, _: int, body: StepCompleted | StepFailed | StepCancelled) -> None:
     state.worker = None
     state.waits.clear()
+    state.failed.clear()
     if isinstance(body, StepFailed):
         state.category = body.category
+    elif isinstance(body, StepCompleted):
+        _progressed(state)
 
 
 def _completed(state: RunState, _: int, __: RunCompleted) -> None:
@@ -155,7 +161,9 @@ def _model_completed(state: RunState, _: int, body: effect.ModelCallCompleted) -
 
 def _model_failed(state: RunState, _: int, body: effect.ModelCallFailed) -> None:
     _progressed(state)
-    if body.retry_ns is not None:
+    if body.retry_ns is None:
+        state.failed[body.path] = state.events
+    else:
         _again(state, body.path, "outage" if body.category == "outage" else "retry", "the model", body.retry_ns)
 
 
@@ -176,17 +184,22 @@ def _tool_failed(state: RunState, _: int, body: effect.ToolCallFailed) -> None:
     if body.category == "unknown" and row is not None and row.status not in UNSETTLED:
         return  # the word for not knowing rode, and somebody who knew was faster
     _row(state, body.path, "PENDING_VERIFICATION" if body.in_doubt else "FAILED_NO_EFFECT")
+    if body.retry_ns is None and not body.in_doubt:
+        state.failed[body.path] = state.events
     if body.retry_ns is not None:
         kind: WaitKind = "settle" if body.in_doubt else "outage" if body.category == "outage" else "retry"
         _again(state, body.path, kind, row.tool if row else "a tool", body.retry_ns)
 
 
 def _again(state: RunState, path: str, kind: WaitKind, name: str, wake_ns: int) -> None:
-    state.waits[path] = Wait(path=path, kind=kind, name=name, since_ns=state.updated_ns, wake_ns=wake_ns)
+    state.waits[path] = Wait(
+        path=path, kind=kind, name=name, since_ns=state.updated_ns, wake_ns=wake_ns, event=state.events
+    )
 
 
 def _tool_settled(state: RunState, _: int, body: effect.ToolCallSettled) -> None:
     waited = state.waits.pop(body.path, None)
+    state.failed[body.path] = state.events
     _row(state, body.path, _SETTLED[body.outcome])
     if body.outcome == "succeeded":
         _progressed(state)
@@ -208,11 +221,13 @@ def _timer(state: RunState, _: int, body: wait.TimerStarted) -> None:
 
 def _fired(state: RunState, _: int, body: wait.TimerFired) -> None:
     state.waits.pop(body.path, None)
+    state.failed[body.path] = state.events
     _progressed(state)
 
 
 def _signal_awaited(state: RunState, _: int, body: wait.SignalAwaited) -> None:
     _wait(state, "signal", body, body.name)
+    state.taken.pop(body.path, None)  # of an earlier attempt, whose code saw it
 
 
 def _signal(state: RunState, seq: int, body: wait.SignalReceived) -> None:
@@ -247,6 +262,7 @@ def _child_ended(state: RunState, seq: int, body: wait.ChildRunEnded) -> None:
 
 def _answered(state: RunState, _: int, body: wait.WaitAnswered) -> None:
     _progressed(state)
+    state.failed[body.path] = state.events
     waiting = state.waits.pop(body.path, None)
     if waiting is not None and waiting.kind == "signal":
         state.taken[body.path] = (waiting.name, body.answer)
@@ -310,7 +326,14 @@ def _row(state: RunState, path: str, status: LedgerStatus) -> None:
 
 def _wait(state: RunState, kind: WaitKind, body: Any, name: str) -> None:
     state.effects += 1
-    state.waits[body.path] = Wait(path=body.path, kind=kind, name=name, since_ns=state.updated_ns, wake_ns=body.wake_ns)
+    state.waits[body.path] = Wait(
+        path=body.path,
+        kind=kind,
+        name=name,
+        since_ns=state.updated_ns,
+        wake_ns=body.wake_ns,
+        event=state.events,
+    )
 
 
 def _progressed(state: RunState) -> None:

@@ -119,7 +119,8 @@ class Journal:
     def __init__(self) -> None:
         self.patched: set[str] = set()
         """Names of the deliberate changes that the code took."""
-        self._attempt = 1
+        self.attempt = 1
+        """Number of the attempt of the step's code."""
         self._answers: dict[int, Body] = {}
         self._restart()
         self._written: dict[str, Entry] = {}
@@ -146,10 +147,10 @@ class Journal:
     def _step(self, _: int, body: StepCreated) -> None:
         if body.number > 1:
             self._restart()
-            self._written, self.patched, self._attempt = {}, set(), 1
+            self._written, self.patched, self.attempt = {}, set(), 1
 
     def _again(self, _: int, body: StepRetryScheduled) -> None:
-        self._attempt = body.attempt
+        self.attempt = body.attempt
         failed = self.entries.get(body.reopened or "")
         if failed is None and not body.fresh:
             return
@@ -162,7 +163,7 @@ class Journal:
         self._abandoned -= {*dropped, body.reopened or ""}
         for path in dropped:
             entry = self.entries.pop(path)
-            if entry.writes and entry.standing is not Standing.FAILED:
+            if (entry.writes or entry.intent.kind == "child") and entry.standing is not Standing.FAILED:
                 self._written[path] = entry
         self._order = [(path, gone) for path, gone in self._order if path in self.entries]
         if body.fresh:
@@ -230,6 +231,10 @@ class Journal:
         intent = Intent(path=body.path, kind=kind, name=name, request=body.request, document=body.asked)
         self.entries[body.path] = Entry(intent=intent, seq=seq, wake_ns=body.wake_ns)
 
+    def _asked(self, seq: int, body: ApprovalRequested) -> None:
+        self._waits("approval", "", seq, body)
+        self.entries[body.path].value = body.approval
+
     def _spawned(self, seq: int, body: ChildRunRequested) -> None:
         intent = Intent(path=body.path, kind="child", name=body.agent, request=body.request, document=body.asked)
         self.entries[body.path] = Entry(intent=intent, seq=seq)
@@ -290,7 +295,7 @@ class Journal:
         before = self._written.get(path)
         if before is None or (before.intent.kind, before.intent.name) == (kind, name):
             return path
-        return f"{path}~{self._attempt}"
+        return f"{path}~{self.attempt}"
 
     def kept(self, entry: Entry) -> bool:
         """Whether an entry is an outside write of a dropped part: it is answered out of order."""
@@ -425,7 +430,7 @@ _RECORDINGS: Final[dict[type[Body], Callable[[Journal, int, Any], None]]] = {
     StatePatchProposed: Journal._proposed,
     TimerStarted: lambda journal, seq, body: journal._waits("sleep", "", seq, body),
     SignalAwaited: lambda journal, seq, body: journal._waits("signal", body.name, seq, body),
-    ApprovalRequested: lambda journal, seq, body: journal._waits("approval", "", seq, body),
+    ApprovalRequested: Journal._asked,
     ChildAwaited: lambda journal, seq, body: journal._waits("join", body.run, seq, body),
     ChildRunRequested: Journal._spawned,
     SignalReceived: Journal._answer,

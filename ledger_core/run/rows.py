@@ -58,6 +58,8 @@ class Wait:
     since_ns: int
     wake_ns: int | None = None
     """When it stops waiting."""
+    event: int = 0
+    """Number of the run's events as it began."""
 
 
 @attrs.define(kw_only=True)

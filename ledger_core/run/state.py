@@ -89,6 +89,8 @@ class RunState:
     """Seqs of the signals that nobody consumed, by name, oldest first."""
     taken: dict[str, tuple[str, int]] = attrs.field(factory=dict)
     """Name and seq of the signal that a wait was answered with, by path: given back if the code never saw it."""
+    failed: dict[str, int] = attrs.field(factory=dict)
+    """Number of the run's events as an effect of the step ended that may have failed, by path."""
     senders: set[tuple[str, bytes]] = attrs.field(factory=set)
     approvals: dict[str, int | None] = attrs.field(factory=dict)
     """Seq of the answer, by the approval's id; None before there is one."""
@@ -165,6 +167,7 @@ class RunState:
             signals={name: list(seqs) for name, seqs in self.signals.items()},
             senders=set(self.senders),
             taken=dict(self.taken),
+            failed=dict(self.failed),
             approvals=dict(self.approvals),
             children={name: attrs.evolve(child) for name, child in self.children.items()},
             counts=Counter(self.counts),

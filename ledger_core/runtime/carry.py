@@ -91,7 +91,7 @@ class Carrier:
                 self.recorder.commit(finish)
         except BaseException:
             try:
-                self.recorder.commit(lambda state, _: decide.release(state, None))
+                self.recorder.commit(_unless_cancelled(lambda state, _: decide.release(state, None)))
             except LedgerError:
                 pass  # what is being raised says more
             raise
@@ -110,7 +110,7 @@ class Carrier:
                 self._runtime.keep_sign_of_life()
             else:
                 try:
-                    await self.recorder.acommit(lambda state, _: decide.release(state, None))
+                    await self.recorder.acommit(_unless_cancelled(lambda state, _: decide.release(state, None)))
                 except LedgerError:
                     pass  # what is being raised says more
             raise
@@ -148,7 +148,9 @@ class Carrier:
                 Failure(category="timeout", error_type="TimeoutError", message=f"more than {limit:g} s")
             )
         if isinstance(stopped, InDoubt):
-            return _unless_cancelled(lambda state, _: decide.release(state, "in doubt"))
+            return _unless_cancelled(
+                lambda state, riders: decide.release(state, "in doubt" if _after(state, riders).in_doubt else None)
+            )
         if isinstance(stopped, (BadInput, KeyConflict)):  # the same again, until somebody changes something
             return _unless_cancelled(lambda state, _: decide.block(state, str(stopped)))
         if stopped is not None:
@@ -191,10 +193,15 @@ def _unless_cancelled(bodies: Bodies) -> Bodies:
 
 def _waits(state: RunState, riders: Sequence[Body]) -> str:
     """Why a suspended step is given back, after what rides along: it waits, or only lets others have a turn."""
+    return "waits" if _after(state, riders).waits else "yield"
+
+
+def _after(state: RunState, riders: Sequence[Body]) -> RunState:
+    """A state with what rides along."""
     after = state.clone()
     for body in riders:
         after.apply(0, after.updated_ns, body.kind.name, body)
-    return "waits" if after.waits else "yield"
+    return after
 
 
 def _failure(error: Exception) -> Failure:

@@ -134,9 +134,9 @@ def claim_next(desk: Desk, offer: Offer, worker: str, most: int, taken: list[str
 
     def decision(view: View) -> Iterator[Draft | Later]:
         taken.clear()
-        runs = desk.runs(view)
+        runs, passed = desk.runs(view), set[str]()
         for _ in range(most):
-            claimed = _claim_one(desk, runs, view, offer, worker, taken)
+            claimed = _claim_one(desk, runs, view, offer, worker, taken, passed)
             if claimed is None:
                 return
             yield from claimed
@@ -145,20 +145,22 @@ def claim_next(desk: Desk, offer: Offer, worker: str, most: int, taken: list[str
 
 
 def _claim_one(
-    desk: Desk, runs: Runs, view: View, offer: Offer, worker: str, taken: list[str]
+    desk: Desk, runs: Runs, view: View, offer: Offer, worker: str, taken: list[str], passed: set[str]
 ) -> list[Draft | Later] | None:
     def rows(prefix: bytes, start: bytes) -> Iterator[Any]:
         return (row for row in view.queue(prefix, start) if row.stream not in passed)
 
-    passed = {stream_of(run_id) for run_id in taken}
     now = desk.log.clock.now_ns()
-    for stream in schedule.candidates(rows, offer, now):
+    while (stream := next(schedule.candidates(rows, offer, now), None)) is not None:
         state = runs.state(stream.removeprefix("run/"))
         if state is None or state.ended or state.worker is not None or state.newer is not None:
+            passed.add(stream)  # not ours to claim: the next of its group is looked at
             continue
         digest = offer.agents.get(state.step_agent)
         bodies = decide.claim(state, worker, owner_alive=False, code_digest=digest)
-        taken.append(state.run)
+        passed.add(stream)
+        if isinstance(bodies[-1], StepClaimed):  # one that was to be cancelled has ended instead
+            taken.append(state.run)
         return list(runs.drafts(state, bodies))
     return None
 
@@ -195,7 +197,8 @@ def expire(desk: Desk, run_id: str, worker: str, freed: list[str]) -> Callable[[
         freed.clear()
         runs = desk.runs(view)
         state = runs.state(run_id)
-        if state is not None and state.worker == worker and not desk.alive(worker):
+        ours = state is not None and state.newer is None  # what a newer version wrote to is a newer worker's to free
+        if state is not None and ours and state.worker == worker and not desk.alive(worker):
             freed.append(run_id)
             yield from runs.drafts(state, decide.expire(state, "its worker is gone or gave no sign of life"))
 

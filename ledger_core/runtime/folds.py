@@ -42,7 +42,10 @@ class Fold:
     def catch_up(self, view: View | Log, stream: str) -> bool:
         """Bring the state to the head; False if it was there."""
         head = view.head(stream) if not isinstance(view, Log) else view.stream_head(stream)
-        if head is None or (head.stream_seq == self.state.events and head.hash == self._head):
+        if head is None:  # what was read of it, if anything, was never committed
+            known, self.state, self._head = self.state.events, RunState(), NO_HASH
+            return known > 0
+        if head.stream_seq == self.state.events and head.hash == self._head:
             return False
         events = _events(view, stream, max(0, self.state.events - 1))
         if self.state.events and (head.stream_seq < self.state.events or next(events).hash != self._head):

@@ -65,7 +65,7 @@ class Steering:
         """Say no to what a run asks; returns its id. Raises `NotFound`, `Refused`."""
         return self._decided(approval, approved=False, by=by, reason=reason)
 
-    def recover_expired(self) -> list[str]:
+    def recover_expired_leases(self) -> list[str]:
         """Free the runs of workers that are gone or gave no sign of life; returns their ids."""
         freed: list[str] = []
         for run_id, worker in claims.held_by_the_lost(self.log, self.desk.alive):

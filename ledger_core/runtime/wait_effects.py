@@ -108,7 +108,7 @@ class WaitEffects(Effects):
         self._check_open()
         asked = {"question": codec.roundtrip(question), "timeout": duration(timeout)}
         intent = self._intent(place, "approval", "", asked)
-        approval = new_id("appr", chain.tag(self._seed, f"approval:{intent.path}".encode()))
+        approval = self._approval(intent.path)
 
         def body(wake_ns: int | None) -> Body:
             tag = approval_tag(approval)
@@ -117,6 +117,14 @@ class WaitEffects(Effects):
             )
 
         return await self._wait(intent, timeout, body, lambda state: state.approvals.get(approval))
+
+    def _approval(self, path: str) -> str:
+        """The id of a request: the recorded one, or a new one for this attempt. An answer holds for one request."""
+        journal = self.driver.journal
+        entry = journal.entries.get(path)
+        if entry is not None and entry.intent.kind == "approval" and not entry.final:
+            return str(entry.value)
+        return new_id("appr", chain.tag(self._seed, f"approval:{path}:{journal.attempt}".encode()))
 
     async def join(self, place: Place, run_id: str, timeout: float | None) -> Any:
         """A child's output; raises `ChildFailed`, `WaitTimedOut`, and `BadInput` for what is no child of this run."""

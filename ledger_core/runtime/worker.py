@@ -159,7 +159,7 @@ class Worker:
         now = self._runtime.log.clock.monotonic_ns()
         if now - self._recovered_ns >= _RECOVER_NS or not self._recovered_ns:
             self._recovered_ns = now
-            for run_id in self._runtime.recover_expired():
+            for run_id in self._runtime.recover_expired_leases():
                 log.info("Freed run %s: its worker is gone or gave no sign of life.", run_id)
 
     async def _sleep(self, rung: asyncio.Event) -> None:

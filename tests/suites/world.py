@@ -307,7 +307,7 @@ class World(RuleBasedStateMachine):
         found = claims.held_by_the_lost(self.log, self._alive)
         assert sorted(found) == sorted((ran.run, ran.owner) for ran in lost)
         freed = [run for run, _ in found if self.model.expire(self.model.runs[run])]
-        assert self.helm.recover_expired() == freed
+        assert self.helm.recover_expired_leases() == freed
 
     @rule(at=pick, worker=pick)
     @precondition(lambda self: self.model.lost())
