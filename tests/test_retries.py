@@ -366,7 +366,7 @@ def test_a_fresh_attempt_asks_anew(runtime):
 
 def test_a_wait_of_a_dropped_part_moves_nobody(runtime):
     """What began behind the effect that failed is forgotten with it: its signal finds nobody who waits."""
-    calls = []
+    calls, tasks = [], []
 
     @tool
     def flaky():
@@ -379,7 +379,7 @@ def test_a_wait_of_a_dropped_part_moves_nobody(runtime):
         try:
             await ctx.call_tool("flaky")
         except ToolFailed as error:
-            task = asyncio.create_task(ctx.wait_signal("early"))
+            tasks.append(asyncio.create_task(ctx.wait_signal("early")))
             await asyncio.sleep(0.05)
             raise RetryableAgentError("again") from error
         return await ctx.wait_signal("go")
