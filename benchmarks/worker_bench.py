@@ -28,12 +28,11 @@ def workers(base: Path) -> list[Row]:
     """A run through a worker in an empty ledger, and in one where 10,000 runs sleep."""
     with Runtime.local(base / "empty") as empty, Runtime.local(base / "full") as full:
         _put_to_sleep(full)
-        ends = [_serving(empty), _serving(full)]
-        alone, beside = in_turns(7, lambda: _through(empty, 1), lambda: _through(full, 1))
-        (many,) = in_turns(3, lambda: _through(full, RUNS))
-        for worker, thread in ends:
-            worker.stop()
-            thread.join()
+        alone, beside = in_turns(41, lambda: empty.run(short), lambda: full.run(short))
+        worker, thread = _serving(full)
+        one, many = in_turns(5, lambda: _through(full, 1), lambda: _through(full, RUNS))
+        worker.stop()
+        thread.join()
     return [
         Row(
             "a new run beside 10,000 that sleep, to one in an empty ledger",
@@ -43,7 +42,7 @@ def workers(base: Path) -> list[Row]:
         ),
         Row(
             f"{RUNS} runs through one worker, to one after the other",
-            RUNS * alone / many,
+            RUNS * one / many,
             "",
             f"{rate(RUNS, many)} runs",
         ),
