@@ -108,8 +108,8 @@ class Worker:
                     rung.clear()
                     self.looks += 1
                     await self._look()
-                    if drain and not self._tasks and not self._more():
-                        return
+                    if drain and not self._tasks and loop.time() >= self._paused_until:
+                        return  # it looked, and took nothing: what is left is not for it
                     await self._sleep(rung)
             finally:
                 await self._hand_back()
