@@ -29,7 +29,7 @@ from ledger_core.run.journal import UNKNOWN, Entry, Intent, Standing
 from ledger_core.run.retry import OUTAGE
 from ledger_core.run.state import UNSETTLED
 from ledger_core.runtime.driver import StepStopped, TookTooLong
-from ledger_core.runtime.effect import Effects, Place, error_types, failure, normalised, replayed
+from ledger_core.runtime.effect import Effects, Place, error_types, normalised, replayed
 from ledger_core.runtime.folds import Folds, Runs
 from ledger_core.runtime.recorded import RunRecord
 
@@ -192,7 +192,7 @@ class ToolEffects(Effects):
             return
         if outcome is None:
             raise self._in_doubt(spec, entry, value)
-        pause_ns, why = (NS, value) if outcome == "unsure" else (0, "")
+        pause_ns, why = (max(NS, _pause(entry)), value) if outcome == "unsure" else (0, "")
         if outcome == "no_effect":
             pause_ns, why = self._may_still_come(spec, entry)
         if pause_ns:
@@ -264,17 +264,7 @@ class ToolEffects(Effects):
         if entry.standing is not Standing.IN_DOUBT:
             entry.told = False
         entry.standing = Standing.IN_DOUBT
-        self._ride(
-            ToolCallFailed(
-                path=entry.intent.path,
-                attempt=entry.attempt,
-                category=UNKNOWN,
-                error_type="InDoubt",
-                in_doubt=True,
-                retry_ns=entry.wake_ns,
-                message=f"It is asked for again later: {why}.",
-            )
-        )
+        self._ride(_unknown(entry, f"It is asked for again later: {why}."))
 
     async def _verified(self, spec: ToolSpec, arguments: Any, key: str) -> tuple[SettledAs | str | None, Any]:
         """What the hook says: `succeeded`, `no_effect`, `unsure` (later it may know), or None with its reason."""
@@ -299,16 +289,7 @@ class ToolEffects(Effects):
         """Stop the step with the doubt on record."""
         happened = f"{entry.error_type}: {entry.value}" if entry.error_type else "its process ended during the call"
         if entry.standing is Standing.OPEN:
-            self._ride(
-                ToolCallFailed(
-                    path=entry.intent.path,
-                    attempt=entry.attempt,
-                    category=UNKNOWN,
-                    error_type="InDoubt",
-                    in_doubt=True,
-                    message=f"The process ended between intent and outcome; {why}.",
-                )
-            )
+            self._ride(_unknown(entry, f"The process ended between intent and outcome; {why}."))
         hint = "When the other system can be asked again, resume the run."
         return self._stopped(
             InDoubt(
@@ -380,9 +361,19 @@ def unless_cancelled(error: BaseException) -> None:
             raise error
 
 
+def _unknown(entry: Entry, words: str) -> ToolCallFailed:
+    """The word for not knowing, until the entry's time to ask again, if it has one."""
+    return ToolCallFailed(
+        path=entry.intent.path,
+        attempt=entry.attempt,
+        category=UNKNOWN,
+        error_type="InDoubt",
+        in_doubt=True,
+        retry_ns=entry.wake_ns,
+        message=words,
+    )
+
+
 def _pause(entry: Entry) -> int:
     """How long to wait before asking again, in ns: 0.25 s, and twice that each time, up to a minute."""
     return int(min(60.0, 0.25 * 2 ** min(entry.outages, 10)) * NS)
-
-
-__all__ = ["ToolEffects", "failure", "unless_cancelled"]
