@@ -76,8 +76,13 @@ def roundtrip(value: Any) -> Any:
     """What an agent gets back of `value`, live as much as replayed: `decode(encode(value))`."""
     if value is None or type(value) is bool:
         return value
+    return msgpack.unpackb(stored(value), raw=False)
+
+
+def stored(value: Any) -> bytes:
+    """The canonical bytes of a value of the user's, which has fewer levels than an event; raises `NotStorable`."""
     _check(value, limit=MAX_VALUE_DEPTH)
-    return msgpack.unpackb(_encode_checked(value), raw=False)
+    return _encode_checked(value)
 
 
 def canonical(value: Any) -> bytes:

@@ -25,7 +25,11 @@ turns `exit_code` into the process's own. This file knows nothing of terminals, 
       RetryableAgentError             the agent asks for another attempt
       NonRetryableAgentError          the agent says that another attempt is pointless
       ToolFailed                      a tool's recorded failure, the same live and replayed
+        PermissionDenied              the policy in force says no
+          ApprovalDenied              a person says no, or did not answer in time
+        SandboxFailed                 no sandbox that keeps the tool as it must be kept
       ModelFailed                     a model's recorded failure, the same live and replayed
+      BudgetExceeded                  there is no room left in a budget; a ToolFailed and a ModelFailed
       ChildFailed                     a child run's end without a result
       WaitTimedOut                    a signal, an approval or a child that did not come in time
     NoEffect                          raised by a tool: nothing happened outside
@@ -178,6 +182,22 @@ class ToolFailed(EffectFailed):
 
 class ModelFailed(EffectFailed):
     """A model call that failed, for good."""
+
+
+class PermissionDenied(ToolFailed):
+    """The policy in force says no: the tool was not called."""
+
+
+class ApprovalDenied(PermissionDenied):
+    """A person said no, or nobody answered in time: the tool was not called."""
+
+
+class SandboxFailed(ToolFailed):
+    """No sandbox here keeps the tool as it must be kept: the tool was not called."""
+
+
+class BudgetExceeded(ToolFailed, ModelFailed):
+    """A budget has no room for the call: it was not made."""
 
 
 class ChildFailed(EffectFailed):

@@ -222,7 +222,7 @@ def test_the_terminal_event_counts_riders_too():
 
 def test_the_tool_ledger_follows_outcomes():
     """An outside write is reserved, then what its outcome says."""
-    assert claimed(asked("1")).ledger["1"].status == "RESERVED"
+    assert claimed(asked("1")).ledger["1"].status == "RUNNING"
     assert claimed(asked("1"), failed("1", in_doubt=True)).in_doubt[0].tool == "t"
     assert claimed(asked("1"), failed("1")).ledger["1"].status == "FAILED_NO_EFFECT"
     assert claimed(asked("1"), failed("1", in_doubt=True), settled("1", "succeeded")).in_doubt == []

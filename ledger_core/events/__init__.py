@@ -3,7 +3,7 @@
 A new event type is one class in its family's file. Importing this package registers them all.
 """
 
-from ledger_core.events import effect, ledger, run, session, step, wait
+from ledger_core.events import effect, govern, ledger, run, session, step, wait
 from ledger_core.events.base import FORGOTTEN, REGISTRY, UNREAD, Body, EventType, Missing, Unknown
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Missing",
     "Unknown",
     "effect",
+    "govern",
     "ledger",
     "run",
     "session",

@@ -198,7 +198,7 @@ def _validator(hint: Any) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
         if type(value) not in plain or (literals and value is not None and value not in literals):
             wanted = ", ".join(map(repr, literals)) or " or ".join(t.__name__ for t in plain)
             raise BadInput(f"{field.name} is {value!r:.100}; it must be {wanted}.")
-        if values and not all(type(k) is str and type(v) in values for k, v in value.items()):
+        if values and value is not None and not all(type(k) is str and type(v) in values for k, v in value.items()):
             raise BadInput(f"{field.name} is {value!r:.100}; it must be a map of text to numbers.")
 
     return check

@@ -7,7 +7,7 @@ stream's key. An outside write whose intent has no final outcome is in doubt.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from ledger_core.events.base import JSON, Body, content, event, fact, messages
 
@@ -27,6 +27,15 @@ class ToolCallRequested(Body):
     request: bytes = fact()
     key: bytes | None = fact(key=True, default=None)
     """Tag of a logical key that a caller chose; the default key follows from the run and the path, and needs no row."""
+    key_request: bytes | None = fact(default=None)
+    """Tag of what is asked for under that key: the same key with another request is a conflict."""
+    idempotency: str | None = fact(default=None)
+    """The key that the other side is given, where it follows from a logical key."""
+    approval: str | None = fact(default=None)
+    reserved: dict[str, Any] | None = fact(default=None)
+    """What is reserved for the attempt, by account and dimension."""
+    unbounded: list[str] | None = fact(default=None)
+    """Dimensions of which nobody knows beforehand how much it takes."""
     arguments: JSON = content()
 
 
@@ -36,6 +45,8 @@ class ToolCallCompleted(Body):
 
     path: str = fact()
     attempt: int = fact()
+    spent: dict[str, int] | None = fact(default=None)
+    """What it cost, by dimension, where there was something to pay or to count."""
     result: JSON = content()
 
 
@@ -50,6 +61,7 @@ class ToolCallFailed(Body):
     in_doubt: bool = fact()
     retry_ns: int | None = fact(default=None)
     """Set where this is not the end: it is looked at again at this time, tried again or settled."""
+    spent: dict[str, int] | None = fact(default=None)
     message: str = content()
 
 
@@ -64,6 +76,7 @@ class ToolCallSettled(Body):
     """`late`: by the worker that made the call, after it had lost the step."""
     again: bool | None = fact(default=None)
     """Set where the failure that was recorded is not the end: nothing happened, and the tool is called again."""
+    spent: dict[str, int] | None = fact(default=None)
     result: JSON = content(default=None)
     reason: str = content(default="")
 
@@ -76,6 +89,8 @@ class ModelCallRequested(Body):
     attempt: int = fact()
     model: str = fact()
     request: bytes = fact()
+    reserved: dict[str, Any] | None = fact(default=None)
+    unbounded: list[str] | None = fact(default=None)
     messages: JSON = messages()
     parameters: JSON = content()
 
@@ -88,6 +103,17 @@ class ModelCallCompleted(Body):
     attempt: int = fact()
     input_tokens: int | None = fact(default=None)
     output_tokens: int | None = fact(default=None)
+    cached_tokens: int | None = fact(default=None)
+    """Of the input tokens, those that the provider had kept."""
+    usd_nano: int | None = fact(default=None)
+    """Billionths of a US dollar, as the response or the price table says."""
+    prices: bytes | None = fact(default=None)
+    """Digest of the price table that was used."""
+    proposed: int | None = fact(default=None)
+    """Number of tool calls that the model proposed; they stand in the next event."""
+    streamed: bool | None = fact(default=None)
+    """The response is a list of chunks."""
+    spent: dict[str, int] | None = fact(default=None)
     response: JSON = content()
 
 
@@ -101,7 +127,19 @@ class ModelCallFailed(Body):
     error_type: str = fact()
     retry_ns: int | None = fact(default=None)
     """Set where this is not the end: the model is asked again at this time."""
+    spent: dict[str, int] | None = fact(default=None)
     message: str = content()
+
+
+@event("tool_calls_proposed")
+class ToolCallsProposed(Body):
+    """A model wants tools to be called. Whether they are is the code's to decide, and stands in events of its own."""
+
+    path: str = fact()
+    """Of the model call."""
+    count: int = fact()
+    calls: JSON = content()
+    """Each with its `id`, `name` and `arguments`."""
 
 
 @event("effect_abandoned")

@@ -31,6 +31,8 @@ class RunCreated(Body):
     """The retry policy (`run.retry`), the default one if left out."""
     timeout_ns: int | None = fact(default=None)
     """How long one claim of a step may work."""
+    budget: dict[str, int] | None = fact(default=None)
+    """Bounds of what it may use, with its children, by dimension (`run.budget`)."""
     parent: str | None = fact(default=None)
     """The run that spawned this one, by its effect at `parent_path`, recorded in the event of this seq and hash."""
     parent_path: str | None = fact(default=None)

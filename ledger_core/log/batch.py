@@ -38,6 +38,10 @@ class View(Protocol):
         """A stream's events behind its `after`th."""
         ...
 
+    def event(self, seq: Seq) -> Event:
+        """The event at a seq, facts only; raises `NotFound`."""
+        ...
+
     def find_key(self, tag: bytes) -> Seq | None:
         """The first event that carries a key tag."""
         ...
@@ -82,6 +86,9 @@ class Batch:
             self._writer.put(Tree.INDEX, index.head_key(number), index.head_row(self._heads[number]))
         for seq, data in index.stream_records(self._writer, number, after):
             yield self._reading.of_record(self._writer, data, seq, contents=contents)
+
+    def event(self, seq: Seq) -> Event:
+        return self._reading.event(self._writer, seq, contents=False)
 
     def find_key(self, tag: bytes) -> Seq | None:
         return index.find_key(self._writer, tag)

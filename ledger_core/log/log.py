@@ -150,6 +150,11 @@ class Log:
             number = index.find_stream(reader, stream)
             return None if number is None else index.read_head(reader, number)
 
+    def has_any(self, streams: Iterable[str]) -> bool:
+        """Whether one of these streams has an event: one look."""
+        with self._store.read() as reader:
+            return any(index.find_stream(reader, name) is not None for name in streams)
+
     def streams(self, prefix: str = "") -> list[str]:
         """Names of the streams that begin with `prefix`, in order."""
         with self._store.read() as reader:

@@ -122,6 +122,8 @@ def check_begins(state: RunState) -> None:
 
 def check_unsettled(state: RunState, body: Body) -> None:
     """Raise `Settled` if an outside write has its one final outcome already, `Refused` for a new attempt in doubt."""
+    if isinstance(body, ToolCallRequested) and body.approval is not None and body.approval not in state.granted:
+        raise Refused(f"Effect {body.path} of run {state.run} stands on {body.approval}, which nobody has given.")
     if isinstance(body, (ToolCallSettled, ToolCallRequested)):
         row = state.ledger.get(body.path)
         if row is not None and row.status in FINAL:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ledger_core.events import Body, Unknown, effect, wait
+from ledger_core.events import Body, Unknown, effect, govern, wait
 from ledger_core.events.run import (
     DivergenceDetected,
     RunCancelled,
@@ -31,6 +31,7 @@ from ledger_core.events.step import (
     StepRetryScheduled,
 )
 from ledger_core.run.rows import UNSETTLED, Child, LedgerStatus, ToolEntry, Wait, WaitKind
+from ledger_core.run.spending import hold
 
 if TYPE_CHECKING:
     from ledger_core.run.state import RunState
@@ -44,6 +45,7 @@ def _created(state: RunState, _: int, body: RunCreated) -> None:
     state.priority, state.capabilities = body.priority or 0, tuple(body.capabilities or ())
     state.retry, state.timeout_ns = body.retry, body.timeout_ns
     state.parent, state.parent_path, state.root = body.parent, body.parent_path, body.root or body.run
+    state.budget = body.budget
 
 
 def _step(state: RunState, _: int, body: StepCreated) -> None:
@@ -62,6 +64,7 @@ def _claimed(state: RunState, _: int, body: StepClaimed) -> None:
 
 
 def _released(state: RunState, _: int, body: StepReleased) -> None:
+    _doubted(state)
     state.worker = None
     if state.status == "running":
         _progressed(state)
@@ -70,6 +73,7 @@ def _released(state: RunState, _: int, body: StepReleased) -> None:
 
 
 def _expired(state: RunState, _: int, __: LeaseExpired) -> None:
+    _doubted(state)
     state.worker = None
     state.losses += 1
     if state.status == "running":
@@ -100,6 +104,7 @@ def _committed(state: RunState, _: int, body: StatePatchCommitted) -> None:
 
 
 def _step_ended(state: RunState, _: int, body: StepCompleted | StepFailed | StepCancelled) -> None:
+    _doubted(state, ends=True)
     state.worker = None
     state.waits.clear()
     state.failed.clear()
@@ -131,36 +136,49 @@ def _newer(state: RunState, _: int, body: Unknown) -> None:
 
 def _tool_requested(state: RunState, seq: int, body: effect.ToolCallRequested) -> None:
     state.tools[body.tool] += 1
-    state.effects += body.attempt == 1
+    state.effects += body.attempt == 1 and body.path not in state.waits
     state.waits.pop(body.path, None)
-    if body.side_effect == "external_write":
+    hold(state.reservations, body)
+    if body.approval is not None:
+        state.used.add(body.approval)
+    if body.side_effect == "external_write" or body.key is not None:
         state.ledger[body.path] = ToolEntry(
             path=body.path,
             tool=body.tool,
+            tool_version=body.tool_version,
             side_effect=body.side_effect,
             attempt=body.attempt,
-            status="RESERVED",
+            status="RUNNING",
             seq=seq,
             epoch=state.epoch,
             worker=state.worker,
             requested_ns=state.updated_ns,
+            updated_ns=state.updated_ns,
+            key=body.key,
+            key_request=body.key_request,
+            idempotency=body.idempotency,
         )
 
 
 def _model_requested(state: RunState, _: int, body: effect.ModelCallRequested) -> None:
-    state.effects += body.attempt == 1
+    hold(state.reservations, body)
+    state.effects += body.attempt == 1 and body.path not in state.waits
     state.model_calls += 1
     state.waits.pop(body.path, None)
 
 
 def _model_completed(state: RunState, _: int, body: effect.ModelCallCompleted) -> None:
     _progressed(state)
+    hold(state.reservations, body)
     state.input_tokens += body.input_tokens or 0
     state.output_tokens += body.output_tokens or 0
+    state.cached_tokens += body.cached_tokens or 0
+    state.usd_nano += body.usd_nano or 0
 
 
 def _model_failed(state: RunState, _: int, body: effect.ModelCallFailed) -> None:
     _progressed(state)
+    hold(state.reservations, body)
     if body.retry_ns is None:
         state.failed[body.path] = state.events
     else:
@@ -172,10 +190,11 @@ def _captured(state: RunState, _: int, __: effect.ValueCaptured) -> None:
     _progressed(state)
 
 
-def _tool_completed(state: RunState, _: int, body: effect.ToolCallCompleted) -> None:
+def _tool_completed(state: RunState, seq: int, body: effect.ToolCallCompleted) -> None:
     _progressed(state)
     state.waits.pop(body.path, None)
-    _row(state, body.path, "SUCCEEDED")
+    _paid(state, body)
+    _row(state, body.path, "SUCCEEDED", seq)
 
 
 def _tool_failed(state: RunState, _: int, body: effect.ToolCallFailed) -> None:
@@ -183,6 +202,7 @@ def _tool_failed(state: RunState, _: int, body: effect.ToolCallFailed) -> None:
     row = state.ledger.get(body.path)
     if body.category == "unknown" and row is not None and row.status not in UNSETTLED:
         return  # the word for not knowing rode, and somebody who knew was faster
+    _paid(state, body)
     _row(state, body.path, "PENDING_VERIFICATION" if body.in_doubt else "FAILED_NO_EFFECT")
     if body.retry_ns is None and not body.in_doubt:
         state.failed[body.path] = state.events
@@ -197,10 +217,13 @@ def _again(state: RunState, path: str, kind: WaitKind, name: str, wake_ns: int) 
     )
 
 
-def _tool_settled(state: RunState, _: int, body: effect.ToolCallSettled) -> None:
+def _tool_settled(state: RunState, seq: int, body: effect.ToolCallSettled) -> None:
     waited = state.waits.pop(body.path, None)
     state.failed[body.path] = state.events
-    _row(state, body.path, _SETTLED[body.outcome])
+    _paid(state, body)
+    _row(state, body.path, _SETTLED[body.outcome], seq if body.outcome == "succeeded" else None)
+    if body.path in state.ledger:
+        state.ledger[body.path].settled_by, state.ledger[body.path].compensating = body.by, False
     if body.outcome == "succeeded":
         _progressed(state)
     known = state.waiting == "in doubt" and not state.in_doubt
@@ -242,7 +265,63 @@ def _approval(state: RunState, _: int, body: wait.ApprovalRequested) -> None:
 
 
 def _decided(state: RunState, seq: int, body: wait.ApprovalDecided) -> None:
+    if body.approved:
+        state.granted.add(body.approval)
     state.approvals[body.approval] = seq
+
+
+def _tool_approval(state: RunState, seq: int, body: govern.ToolApprovalRequired) -> None:
+    _wait(state, "approval", body, body.approval)
+    state.approvals[body.approval] = None
+    state.ledger[body.path] = ToolEntry(
+        path=body.path,
+        tool=body.tool,
+        tool_version=body.tool_version,
+        side_effect=body.side_effect,
+        attempt=0,
+        status="RESERVED",
+        seq=seq,
+        requested_ns=state.updated_ns,
+        updated_ns=state.updated_ns,
+    )
+
+
+def _refused(state: RunState, _: int, body: govern.EffectRefused) -> None:
+    state.effects += body.path not in state.waits
+    state.refused[body.category] += 1
+    state.waits.pop(body.path, None)
+    state.failed[body.path] = state.events
+    _row(state, body.path, "FAILED_NO_EFFECT")
+
+
+def _joined(state: RunState, _: int, body: govern.ToolCallJoined) -> None:
+    state.effects += 1
+    state.waits.pop(body.path, None)
+    _progressed(state)
+
+
+def _effect_held(state: RunState, _: int, body: govern.EffectHeld) -> None:
+    state.effects += body.path not in state.waits
+    _again(state, body.path, body.why, body.of, body.wake_ns)
+
+
+def _cost(state: RunState, _: int, body: govern.CostRecorded) -> None:
+    state.effects += 1
+    state.usd_nano += body.spent.get("usd_nano", 0)
+    state.input_tokens += body.spent.get("input_tokens", 0)
+    state.output_tokens += body.spent.get("output_tokens", 0)
+    state.cached_tokens += body.spent.get("cached_tokens", 0)
+
+
+def _artifact(state: RunState, _: int, __: govern.ArtifactCreated) -> None:
+    state.effects += 1
+    state.artifacts += 1
+    _progressed(state)
+
+
+def _compensating(state: RunState, _: int, body: govern.CompensationStarted) -> None:
+    if body.path in state.ledger:
+        state.ledger[body.path].compensating = True
 
 
 def _child(state: RunState, _: int, body: wait.ChildRunRequested) -> None:
@@ -305,6 +384,13 @@ FOLDS: dict[type[Body], Callable[[RunState, int, Any], None]] = {
     effect.ToolCallFailed: _tool_failed,
     effect.ToolCallSettled: _tool_settled,
     effect.EffectAbandoned: _abandoned,
+    govern.ToolApprovalRequired: _tool_approval,
+    govern.EffectRefused: _refused,
+    govern.ToolCallJoined: _joined,
+    govern.EffectHeld: _effect_held,
+    govern.CostRecorded: _cost,
+    govern.ArtifactCreated: _artifact,
+    govern.CompensationStarted: _compensating,
     wait.TimerStarted: _timer,
     wait.TimerFired: _fired,
     wait.SignalAwaited: _signal_awaited,
@@ -319,9 +405,16 @@ FOLDS: dict[type[Body], Callable[[RunState, int, Any], None]] = {
 """One function a type: a state is folded for every append, and a chain of comparisons would cost more than the fold."""
 
 
-def _row(state: RunState, path: str, status: LedgerStatus) -> None:
-    if path in state.ledger:
-        state.ledger[path].status = status
+def _row(state: RunState, path: str, status: LedgerStatus, done: int | None = None) -> None:
+    row = state.ledger.get(path)
+    if row is not None:
+        row.status, row.updated_ns, row.done = status, state.updated_ns, done or row.done
+
+
+def _paid(state: RunState, body: Any) -> None:
+    hold(state.reservations, body)
+    if body.spent:
+        state.usd_nano += body.spent.get("usd_nano", 0)
 
 
 def _wait(state: RunState, kind: WaitKind, body: Any, name: str) -> None:
@@ -334,6 +427,15 @@ def _wait(state: RunState, kind: WaitKind, body: Any, name: str) -> None:
         wake_ns=body.wake_ns,
         event=state.events,
     )
+
+
+def _doubted(state: RunState, *, ends: bool = False) -> None:
+    """Whoever made the calls that are under way has lost the step: nobody knows what came of them."""
+    for row in state.ledger.values():
+        if row.status == "RUNNING":
+            row.status = "PENDING_VERIFICATION"
+        elif row.status == "RESERVED" and ends:
+            row.status = "FAILED_NO_EFFECT"
 
 
 def _progressed(state: RunState) -> None:

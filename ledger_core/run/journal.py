@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import attrs
 
-from ledger_core.events import Body, Missing
+from ledger_core.events import UNREAD, Body, Missing
 from ledger_core.events.effect import (
     EffectAbandoned,
     ModelCallCompleted,
@@ -32,6 +32,14 @@ from ledger_core.events.effect import (
     ToolCallRequested,
     ToolCallSettled,
     ValueCaptured,
+)
+from ledger_core.events.govern import (
+    ArtifactCreated,
+    CostRecorded,
+    EffectHeld,
+    EffectRefused,
+    ToolApprovalRequired,
+    ToolCallJoined,
 )
 from ledger_core.events.step import CodePatched, StatePatchProposed, StepCreated, StepRetryScheduled
 from ledger_core.events.wait import (
@@ -102,6 +110,10 @@ class Entry:
     """Attempts in a row that found the other side gone."""
     ended: int = 0
     """Seq of its outcome."""
+    held: int = 0
+    """How often it looked for room, or for its key, and had to wait."""
+    refusal: str | None = None
+    """Who refused it, if it never began."""
 
     @property
     def final(self) -> bool:
@@ -215,6 +227,35 @@ class Journal:
             entry.outages += 1
         else:
             entry.failures, entry.outages = entry.failures + 1, 0
+
+    def _gated(self, seq: int, path: str, kind: str, name: str, request: bytes, document: Any) -> None:
+        """An effect that was asked for and has not begun."""
+        if path not in self.entries:
+            intent = Intent(path=path, kind=kind, name=name, request=request, document=document)
+            self.entries[path] = Entry(intent=intent, seq=seq, attempt=0, no_effect=True)
+
+    def _approval_required(self, seq: int, body: ToolApprovalRequired) -> None:
+        self._gated(seq, body.path, "tool", body.tool, body.request, {"arguments": body.arguments})
+
+    def _held(self, seq: int, body: EffectHeld) -> None:
+        self._gated(seq, body.path, body.effect, body.name, body.request, {"asked": UNREAD})
+        entry = self.entries[body.path]
+        entry.wake_ns, entry.held = body.wake_ns, entry.held + 1
+
+    def _refused(self, seq: int, body: EffectRefused) -> None:
+        self._gated(seq, body.path, body.effect, body.name, body.request, body.document)
+        self.entries[body.path].refusal = body.category
+        self._ended(seq, body.path, Standing.FAILED, value=body.message, error_type=body.error_type)
+
+    def _joined(self, seq: int, body: ToolCallJoined) -> None:
+        self._gated(seq, body.path, "tool", body.tool, body.request, {"arguments": body.arguments})
+        self._ended(seq, body.path, Standing.DONE, value=body.result)
+
+    def _cost(self, seq: int, body: CostRecorded) -> None:
+        self._immediate(seq, body.path, "cost", body.name, None, request=body.request)
+
+    def _artifact(self, seq: int, body: ArtifactCreated) -> None:
+        self._immediate(seq, body.path, "artifact", body.schema, body.manifest, request=body.request)
 
     def _gone(self, _: int, body: EffectAbandoned) -> None:
         self._abandoned.add(body.path)
@@ -426,6 +467,12 @@ _RECORDINGS: Final[dict[type[Body], Callable[[Journal, int, Any], None]]] = {
     ModelCallFailed: Journal._failed,
     ToolCallSettled: Journal._settled,
     EffectAbandoned: Journal._gone,
+    ToolApprovalRequired: Journal._approval_required,
+    EffectHeld: Journal._held,
+    EffectRefused: Journal._refused,
+    ToolCallJoined: Journal._joined,
+    CostRecorded: Journal._cost,
+    ArtifactCreated: Journal._artifact,
     ValueCaptured: Journal._captured,
     StatePatchProposed: Journal._proposed,
     TimerStarted: lambda journal, seq, body: journal._waits("sleep", "", seq, body),

@@ -82,7 +82,9 @@ class Offer:
 def place(state: RunState) -> Placement:
     """Where a run stands after its events."""
     if state.ended:
-        return Placement(None)
+        if not state.in_doubt:
+            return Placement(None)
+        return Placement(ATTENTION + _U64.pack(state.created_ns), _note(state))
     if state.worker is not None:
         return Placement(HELD + worker_tag(state.worker), {"worker": state.worker, "epoch": state.epoch})
     note = _note(state)

@@ -21,6 +21,7 @@ from ledger_core.run.rows import (
     UNSETTLED,
     Child,
     LedgerStatus,
+    Reservation,
     RunStatus,
     StepStatus,
     ToolEntry,
@@ -111,6 +112,19 @@ class RunState:
     model_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    usd_nano: int = 0
+    """Billionths of a dollar."""
+    artifacts: int = 0
+    refused: Counter[str] = attrs.field(factory=Counter)
+    """Effects that did not begin, by who refused."""
+    budget: dict[str, int] | None = None
+    """Bounds that it was created with; how they stand is in its account."""
+    reservations: dict[str, Reservation] = attrs.field(factory=dict)
+    granted: set[str] = attrs.field(factory=set)
+    """Approvals that a person gave."""
+    used: set[str] = attrs.field(factory=set)
+    """Approvals that a tool call stood on."""
     ledger: dict[str, ToolEntry] = attrs.field(factory=dict)
 
     @property
@@ -125,7 +139,7 @@ class RunState:
     @property
     def in_doubt(self) -> list[ToolEntry]:
         """Outside writes whose outcome nobody knows."""
-        return [row for row in self.ledger.values() if row.status == "PENDING_VERIFICATION"]
+        return [row for row in self.ledger.values() if row.status == "PENDING_VERIFICATION" and row.writes]
 
     @property
     def stream(self) -> str:
@@ -173,6 +187,10 @@ class RunState:
             counts=Counter(self.counts),
             tools=Counter(self.tools),
             ledger={path: attrs.evolve(row) for path, row in self.ledger.items()},
+            refused=Counter(self.refused),
+            reservations=dict(self.reservations),
+            granted=set(self.granted),
+            used=set(self.used),
         )
 
     def apply(self, seq: int, time_ns: int, name: str, body: Body) -> None:

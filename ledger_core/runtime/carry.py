@@ -226,6 +226,9 @@ def _cause(error: BaseException) -> str | None:
 _CATEGORIES: dict[str, str] = {
     "RetryableAgentError": "retryable",
     "NonRetryableAgentError": "non_retryable",
+    "PermissionDenied": "policy",
+    "BudgetExceeded": "budget",
+    "SandboxFailed": "sandbox",
     "ToolFailed": "tool",
     "ModelFailed": "model",
     "ChildFailed": "child",

@@ -23,7 +23,7 @@ from ledger_core.clock import NS
 from ledger_core.log.log import Decision, Event, Log
 from ledger_core.run.journal import Entry, Intent, Journal
 from ledger_core.runtime import scope
-from ledger_core.runtime.recorder import Bodies, Family, Recorder
+from ledger_core.runtime.recorder import Bodies, Family, First, Recorder
 
 T = TypeVar("T")
 Heard = Callable[[Callable[[], None]], AbstractContextManager[None]]
@@ -104,7 +104,13 @@ class Driver(Protocol):
         ...
 
     async def commit(
-        self, recorder: Recorder, bodies: Bodies, *, begins: bool = False, family: Family | None = None
+        self,
+        recorder: Recorder,
+        bodies: Bodies,
+        *,
+        begins: bool = False,
+        first: First | None = None,
+        family: Family | None = None,
     ) -> list[Event]:
         """Append durably."""
         ...
@@ -247,9 +253,15 @@ class BlockingDriver:
                 self._news.wait(left)
 
     async def commit(
-        self, recorder: Recorder, bodies: Bodies, *, begins: bool = False, family: Family | None = None
+        self,
+        recorder: Recorder,
+        bodies: Bodies,
+        *,
+        begins: bool = False,
+        first: First | None = None,
+        family: Family | None = None,
     ) -> list[Event]:
-        return recorder.commit(bodies, begins=begins, family=family)
+        return recorder.commit(bodies, begins=begins, first=first, family=family)
 
     async def decide(self, log: Log, decision: Decision) -> list[Event]:
         return log.decide(decision)

@@ -25,7 +25,7 @@ from ledger_core.run.state import RunState
 from ledger_core.runtime.agent import Provider
 from ledger_core.runtime.driver import Driver, StepStopped
 from ledger_core.runtime.liveness import Life
-from ledger_core.runtime.recorder import Bodies, Family, Recorder
+from ledger_core.runtime.recorder import Bodies, Family, First, Recorder
 
 LONGEST_MESSAGE: Final = 10_000
 Place = tuple[str, str | None]
@@ -209,11 +209,13 @@ class Effects:
             raise self._stopped(error) from error
         self._ride(body)
 
-    async def _append(self, bodies: Bodies, *, begins: bool = False, family: Family | None = None) -> None:
+    async def _append(
+        self, bodies: Bodies, *, begins: bool = False, first: First | None = None, family: Family | None = None
+    ) -> None:
         """Put bodies into the log, durably; stops the step where it may not."""
         assert self._recorder is not None
         try:
-            await self.driver.commit(self._recorder, bodies, begins=begins, family=family)
+            await self.driver.commit(self._recorder, bodies, begins=begins, first=first, family=family)
         except Exception as error:  # fenced, cancelled, no room, unknown: the code may not go on, and learns nothing
             raise self._stopped(error) from error
 

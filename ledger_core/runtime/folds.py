@@ -14,13 +14,16 @@ from typing import Any, Final
 
 from ledger_core.chain import NO_HASH
 from ledger_core.events import Body
+from ledger_core.events.govern import BudgetChanged
 from ledger_core.events.run import RunCancelled, RunCompleted, RunCreated, RunFailed
 from ledger_core.events.step import AgentResultReturned, StepCreated, StepFailed
 from ledger_core.events.wait import ChildRunEnded
 from ledger_core.ids import Hash
 from ledger_core.log.batch import View
 from ledger_core.log.log import Draft, Event, Later, Log
-from ledger_core.run import answer, schedule
+from ledger_core.run import answer, budget, schedule
+from ledger_core.run.budget import Account
+from ledger_core.run.spending import Movement, movements, spends
 from ledger_core.run.state import RunState
 
 _REMEMBERED: Final = 2_048
@@ -84,6 +87,7 @@ class Runs:
         self._folds = folds
         self._now_ns = clock_ns
         self._changed: dict[str, RunState] = {}
+        self._accounts: dict[str, Account | None] = {}
 
     def state(self, run_id: str) -> RunState | None:
         """A run after all that this decision has drafted; None if there is no such run."""
@@ -92,10 +96,64 @@ class Runs:
         state = self._folds.at(self._view, stream_of(run_id))
         return state if state.events else None
 
+    @property
+    def view(self) -> View:
+        return self._view
+
+    def account(self, name: str) -> Account | None:
+        """How a budget stands after all that this decision has drafted; None if there is no such budget."""
+        if name not in self._accounts:
+            self._accounts[name] = account_at(self._view, name)
+        return self._accounts[name]
+
+    def accounts(self, state: RunState) -> list[Account]:
+        """The budgets that a run draws on."""
+        names = budget.accounts(state.root, state.session, state.step_agent)
+        return [found for name in names if (found := self.account(name)) is not None]
+
+    def change(self, account: Account, **what: Any) -> Draft:
+        """The draft that says how a budget stands from now on."""
+        self._accounts[account.name] = account
+        return Draft(stream=budget.stream_of_account(account.name), body=budget.changed(account, **what))
+
+    def worked(self, state: RunState, worked_ns: int) -> Iterator[Draft]:
+        """What a run has worked, taken from the budgets that bound it."""
+        for account in self.accounts(state) if worked_ns > 0 else ():
+            if "wall_ns" in account.limits:
+                spent = {"wall_ns": worked_ns}
+                after = budget.moved(account, reserved={}, freed={}, spent=spent, opened=0)
+                yield self.change(after, why="spent", run=state.run, amounts=spent)
+
+    def _moved(self, state: RunState, movement: Movement) -> Iterator[Draft]:
+        """What an event of a run's moves in the budgets that it draws on, and in those that it held something of."""
+        names = [account.name for account in self.accounts(state)]
+        for name in dict.fromkeys([*names, *movement.freed, *movement.reserved]):
+            account = self.account(name)
+            if account is None:
+                continue
+            freed, reserved = movement.freed.get(name, {}), movement.reserved.get(name, {})
+            spent = {**movement.spent, **movement.lost.get(name, {})}
+            if not freed and not reserved and not spent:
+                continue
+            opened = bool(reserved) - bool(freed)
+            after = budget.moved(account, reserved=reserved, freed=freed, spent=spent, opened=opened)
+            yield self.change(
+                after,
+                why=movement.why,
+                run=state.run,
+                path=movement.path,
+                attempt=movement.attempt,
+                freed=dict(freed) or None,
+                amounts=dict(reserved if movement.why == "reserved" else spent) or None,
+            )
+
     def drafts(
         self, state: RunState, bodies: Sequence[Body], *, actor: str = "runtime", fenced: bool = False
     ) -> Iterator[Draft | Later]:
-        """Bodies for a run in this `state`, with its new place, and what its parent is told; `fenced` names epochs."""
+        """Bodies for a run in this `state`, and what follows from them elsewhere; `fenced` names epochs.
+
+        What follows: the run's new place in the queue, what its budgets hold, what its parent is told.
+        """
         run_id = state.run or next(body.run for body in bodies if isinstance(body, RunCreated))
         moves = any(type(body) in schedule.MOVES for body in bodies)
         after = state.clone() if moves else state
@@ -108,6 +166,9 @@ class Runs:
             step = body.step if isinstance(body, StepCreated) else step
             where = schedule.place(after) if moves and place == len(bodies) else None
             yield Draft(stream=stream_of(run_id), body=body, actor=actor, step=step, epoch=epoch, queue=where)
+        if spends(state, bodies):
+            for movement in movements(state, bodies):
+                yield from self._moved(state, movement)
         if moves and after.ended and not state.ended and after.parent is not None:
             yield from self._tell_parent(after, bodies)
 
@@ -129,6 +190,17 @@ class Runs:
             return Draft(stream=stream_of(parent.run), body=ended, causation=end.seq, queue=where)
 
         yield later
+
+
+def account_at(view: View | Log, name: str) -> Account | None:
+    """How a budget stands: its last event says all of it."""
+    stream = budget.stream_of_account(name)
+    head = view.stream_head(stream) if isinstance(view, Log) else view.head(stream)
+    if head is None:
+        return None
+    body = next(_events(view, stream, head.stream_seq - 1)).body
+    assert isinstance(body, BudgetChanged)
+    return budget.account_of(body)
 
 
 def _words(bodies: Sequence[Body]) -> dict[str, Any]:

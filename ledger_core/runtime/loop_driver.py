@@ -33,7 +33,7 @@ from ledger_core.runtime.driver import (
     Turn,
     unheard,
 )
-from ledger_core.runtime.recorder import Bodies, Family, Recorder
+from ledger_core.runtime.recorder import Bodies, Family, First, Recorder
 from ledger_core.runtime.scope import Scope
 
 T = TypeVar("T")
@@ -162,9 +162,15 @@ class AsyncDriver:
             self._parked[path][0].set_exception(StepStopped())
 
     async def commit(
-        self, recorder: Recorder, bodies: Bodies, *, begins: bool = False, family: Family | None = None
+        self,
+        recorder: Recorder,
+        bodies: Bodies,
+        *,
+        begins: bool = False,
+        first: First | None = None,
+        family: Family | None = None,
     ) -> list[Event]:
-        return await recorder.acommit(bodies, begins=begins, family=family)
+        return await recorder.acommit(bodies, begins=begins, first=first, family=family)
 
     async def decide(self, log: Log, decision: Decision) -> list[Event]:
         return await log.adecide(decision)

@@ -19,6 +19,7 @@ from ledger_core.ids import Hash
 from ledger_core.log.batch import View
 from ledger_core.log.log import Decision, Draft, Event, Later, Log
 from ledger_core.run import decide, schedule
+from ledger_core.run.spending import spends
 from ledger_core.run.state import RunState
 from ledger_core.runtime.folds import Fold, Folds, Runs
 
@@ -26,6 +27,8 @@ MAX_RIDERS: Final = 64
 MAX_AGE_NS: Final = NS
 Bodies = Callable[[RunState, list[Body]], Iterable[Body]]
 """From the state at the head and the bodies that ride along, the bodies to append behind them."""
+First = Callable[[Runs, RunState], None]
+"""What a decision looks at before it drafts anything; what it raises refuses the append."""
 Family = Callable[[Runs, RunState], Iterable[Draft | Later]]
 """From the runs of the decision and this run's state, drafts for other streams, sealed behind this run's own."""
 
@@ -89,9 +92,11 @@ class Recorder:
         riders = len(self._riders)
         return riders >= MAX_RIDERS or (riders > 0 and self._log.clock.monotonic_ns() - self._oldest_ns > MAX_AGE_NS)
 
-    def commit(self, bodies: Bodies, *, begins: bool = False, family: Family | None = None) -> list[Event]:
+    def commit(
+        self, bodies: Bodies, *, begins: bool = False, first: First | None = None, family: Family | None = None
+    ) -> list[Event]:
         """Append what rides and `bodies`, durable when this returns; raises `Fenced`, `Cancelled`, `Settled`."""
-        decision, riders = self._prepare(bodies, begins, family)
+        decision, riders = self._prepare(bodies, begins, first, family)
         try:
             events = self._log.decide(decision)
         except Exception:
@@ -99,9 +104,11 @@ class Recorder:
             raise
         return self._applied(events)
 
-    async def acommit(self, bodies: Bodies, *, begins: bool = False, family: Family | None = None) -> list[Event]:
+    async def acommit(
+        self, bodies: Bodies, *, begins: bool = False, first: First | None = None, family: Family | None = None
+    ) -> list[Event]:
         """`commit`, in an event loop that goes on meanwhile."""
-        decision, riders = self._prepare(bodies, begins, family)
+        decision, riders = self._prepare(bodies, begins, first, family)
         try:
             events = await self._log.adecide(decision)
         except Exception:
@@ -109,7 +116,9 @@ class Recorder:
             raise
         return self._applied(events)
 
-    def _prepare(self, bodies: Bodies, begins: bool, family: Family | None) -> tuple[Decision, list[Body]]:
+    def _prepare(
+        self, bodies: Bodies, begins: bool, first: First | None, family: Family | None
+    ) -> tuple[Decision, list[Body]]:
         riders, self._riders = self._riders, []
 
         def decision(view: View) -> Iterator[Draft | Later]:
@@ -119,15 +128,18 @@ class Recorder:
                 decide.check_fence(state, self._epoch)
                 if begins:
                     decide.check_begins(state)
+                runs = Runs(view, self._folds, self._log.clock.now_ns())
+                if first is not None:
+                    first(runs, state)
                 drafted = [*riders, *bodies(state, riders)]
                 for body in drafted:
                     decide.check_unsettled(state, body)
-                if family is None and not any(type(body) in schedule.MOVES for body in drafted):
+                plain = family is None and not any(type(body) in schedule.MOVES for body in drafted)
+                if plain and not spends(state, drafted):
                     step, epoch = state.step, self._epoch
                     for body in drafted:
                         yield Draft(stream=self._stream, body=body, actor="agent", step=step, epoch=epoch)
                     return
-                runs = Runs(view, self._folds, self._log.clock.now_ns())
                 yield from runs.drafts(state, drafted, actor="agent", fenced=True)
                 if family is not None:
                     yield from family(runs, state)

@@ -18,7 +18,7 @@ Said = list[tuple[str, str]]
 Word = tuple[Any, ...]
 """What a body says, for the model: its type, and what it changes."""
 OVER = ("completed", "failed", "cancelled")
-OPEN = ("RESERVED", "PENDING_VERIFICATION")
+OPEN = ("RUNNING", "PENDING_VERIFICATION")
 
 
 class No(Exception):
@@ -330,7 +330,7 @@ class Model:
         ran.losses = 0
 
     def _tool_call_requested(self, ran: Ran, seq: int, path: str, attempt: int) -> None:
-        ran.calls[path] = ("RESERVED", attempt)
+        ran.calls[path] = ("RUNNING", attempt)
         ran.waits.pop(path, None)
 
     def _tool_call_completed(self, ran: Ran, seq: int, path: str) -> None:
