@@ -36,11 +36,13 @@ from ledger_core.governance.tool import ToolSpec, tool
 from ledger_core.log.log import Log
 from ledger_core.run.retry import RetryPolicy
 from ledger_core.runtime.agent import agent
+from ledger_core.runtime.agent_context import AgentContext
 from ledger_core.runtime.attach import AttachedContext
-from ledger_core.runtime.context import AgentContext, SyncContext, current_context
+from ledger_core.runtime.context import current_context
 from ledger_core.runtime.recorded import Result
 from ledger_core.runtime.runtime import Runtime, arun, run
 from ledger_core.runtime.sessions import Session
+from ledger_core.runtime.sync_context import SyncContext
 from ledger_core.runtime.worker import Worker
 
 __all__ = [

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
@@ -178,26 +178,21 @@ def marker(name: str) -> str:
     return f"[secret:{name}]"
 
 
-def reveal(value: Any) -> Any:
-    """A value with every `Secret` in it replaced by what it holds: what a tool is called with."""
-    return _replace(value, Secret.reveal)
-
-
-def conceal(value: Any) -> Any:
-    """A value with every `Secret` in it replaced by its name."""
-    return _replace(value, str)
-
-
 def plain(value: Any) -> Any:
     """What is recorded of a value, and what code gets back of it: plain data, without secrets; raises `NotStorable`."""
+    return both(value)[1]
+
+
+def both(value: Any) -> tuple[Any, Any]:
+    """A value as whoever is called is given it, and as it is recorded; raises `NotStorable`."""
     if value is None or type(value) is bool:
-        return value
+        return value, value
     try:
         data = codec.stored(value)
     except NotStorable:  # only what is no plain data can hold a Secret
-        data = codec.stored(conceal(value))
-    found = codec.decode_trusted(data)
-    return VAULT._walk(found) if VAULT.suspects(data) else found
+        data = codec.stored(_revealed(value))
+    raw = codec.decode_trusted(data)
+    return raw, VAULT._walk(raw) if VAULT.suspects(data) else raw
 
 
 def forms(value: str) -> Iterator[bytes]:
@@ -225,23 +220,19 @@ class LogFilter(logging.Filter):
             return True
         record.msg, record.args = VAULT.clean_text(message), None
         if record.exc_info:
-            text = logging.Formatter().formatException(record.exc_info)  # type: ignore[arg-type]  # a true one is a tuple
+            text = logging.Formatter().formatException(record.exc_info)
             record.exc_text, record.exc_info = VAULT.clean_text(text), None
         return True
 
 
-def _replace(value: Any, change: Callable[[Secret], str]) -> Any:
-    """A copy of the containers that hold a secret; everything else as it is."""
+def _revealed(value: Any) -> Any:
+    """A value with every `Secret` in it replaced by what it holds."""
     kind = type(value)
     if kind is Secret:
-        return change(value)
+        return value.reveal()
     if kind is dict:
-        new = {key: _replace(item, change) for key, item in value.items()}
-        return new if any(new[key] is not item for key, item in value.items()) else value
-    if kind in (list, tuple):
-        items = [_replace(item, change) for item in value]
-        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
-    return value
+        return {key: _revealed(item) for key, item in value.items()}
+    return [_revealed(item) for item in value] if kind is list else value
 
 
 VAULT: Final = Vault()

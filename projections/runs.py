@@ -61,5 +61,5 @@ def waiting_for_people(log: Log) -> Iterator[RunState]:
     held = log.queued(schedule.HELD, b"", limit=4096)  # a branch may ask while another works
     for row in held:
         state = of_stream(log, row.stream)
-        if any(one.kind == "approval" for one in state.waits.values()):
+        if state.pending or any(one.kind == "approval" for one in state.waits.values()):
             yield state

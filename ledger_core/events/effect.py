@@ -12,7 +12,8 @@ from typing import Any, Literal
 from ledger_core.events.base import JSON, Body, content, event, fact, messages
 
 SideEffect = Literal["none", "external_read", "external_write"]
-SettledAs = Literal["succeeded", "no_effect", "compensated"]
+SettledAs = Literal["succeeded", "no_effect", "compensated", "resent"]
+"""`resent`: nobody knows, and it need not be known: the call is made again with the same key."""
 
 
 @event("tool_call_requested", critical=True)
@@ -72,7 +73,7 @@ class ToolCallSettled(Body):
     path: str = fact()
     attempt: int = fact()
     outcome: SettledAs = fact()
-    by: Literal["verify", "person", "late"] = fact()
+    by: Literal["verify", "person", "late", "key"] = fact()
     """`late`: by the worker that made the call, after it had lost the step."""
     again: bool | None = fact(default=None)
     """Set where the failure that was recorded is not the end: nothing happened, and the tool is called again."""
@@ -129,6 +130,8 @@ class ModelCallFailed(Body):
     """Set where this is not the end: the model is asked again at this time."""
     spent: dict[str, int] | None = fact(default=None)
     message: str = content()
+    partial: JSON = content(default=None)
+    """Chunks of a stream that the code was given before it broke off."""
 
 
 @event("tool_calls_proposed")

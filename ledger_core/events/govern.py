@@ -88,7 +88,6 @@ class ToolCallJoined(Body):
 
     path: str = fact()
     tool: str = fact()
-    tool_version: str = fact()
     request: bytes = fact()
     run: str = fact()
     joined: str = fact()

@@ -57,6 +57,19 @@ class ApprovalRequested(Body):
     """Finds the request by its id."""
     request: bytes = fact()
     wake_ns: int | None = fact(default=None)
+    pending: bool | None = fact(default=None)
+    """The code goes on meanwhile; it may wait for the answer later."""
+    asked: JSON = content()
+
+
+@event("approval_awaited", critical=True)
+class ApprovalAwaited(Body):
+    """The code waits for the answer to a request that it made before."""
+
+    path: str = fact()
+    approval: str = fact()
+    request: bytes = fact()
+    wake_ns: int | None = fact(default=None)
     asked: JSON = content()
 
 

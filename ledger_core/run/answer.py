@@ -10,12 +10,13 @@ from typing import Any
 
 from ledger_core.errors import NotFound, Refused
 from ledger_core.events import Body
-from ledger_core.events.effect import ToolCallSettled
+from ledger_core.events.effect import SettledAs, ToolCallSettled
+from ledger_core.events.govern import CompensationStarted
 from ledger_core.events.run import RunCancelRequested
 from ledger_core.events.step import LeaseExpired
 from ledger_core.events.wait import ApprovalDecided, ChildRunEnded, SignalReceived
 from ledger_core.run.decide import cancelled, check_known
-from ledger_core.run.state import UNSETTLED, RunState
+from ledger_core.run.state import UNSETTLED, RunState, ToolEntry
 
 
 def cancel(state: RunState, reason: str, *, owner_alive: bool) -> list[Body]:
@@ -41,14 +42,16 @@ def signal(state: RunState, name: str, payload: Any, sender: bytes | None) -> li
     return [SignalReceived(name=name, sender=sender, payload=payload)]
 
 
-def approve(state: RunState, approval: str, *, approved: bool, by: str, reason: str) -> list[Body]:
+def approve(state: RunState, approval: str, *, approved: bool, by: str, reason: str, now_ns: int) -> list[Body]:
     """A person's answer, once. Refused for a question that nobody waits for any more, or that has another answer."""
     check_known(state)
     if approval not in state.approvals:
         raise NotFound(f"Run {state.run} has not asked for {approval}.", hint="`agentledger approvals` lists them.")
     if state.approvals[approval] is not None:
         raise Refused(f"{approval} was answered already.", hint=f"See: agentledger log show {state.run}")
-    if state.ended or not any(one.name == approval for one in state.waits.values()):
+    waits = [one.wake_ns for one in state.waits.values() if one.name == approval]
+    asked = [*waits, state.pending[approval]] if approval in state.pending else waits
+    if state.ended or all(until is not None and until <= now_ns for until in asked):
         raise Refused(
             f"Nobody waits for {approval} any more: its time is over, or run {state.run} went on without it.",
             hint=f"See: agentledger status {state.run}",
@@ -67,6 +70,64 @@ def settle_late(state: RunState, settled: ToolCallSettled) -> list[Body]:
     row = state.ledger.get(settled.path)
     open_ = row is not None and row.status in UNSETTLED
     return [settled] if open_ and row is not None and row.attempt == settled.attempt and not state.ended else []
+
+
+def settle(
+    state: RunState,
+    path: str,
+    outcome: SettledAs,
+    *,
+    owner_alive: bool,
+    reason: str,
+    result: Any,
+    spent: dict[str, int],
+) -> list[Body]:
+    """A person's word on a call: what became of one in doubt, or that one that succeeded was undone."""
+    check_known(state)
+    row = _row(state, path)
+    wanted = ("SUCCEEDED", "PENDING_VERIFICATION") if outcome == "compensated" else ("PENDING_VERIFICATION",)
+    lost = row.status == "RUNNING" and not owner_alive
+    if row.status == "RUNNING" and owner_alive:
+        raise Refused(
+            f"The call of {row.tool} at effect {path} of run {state.run} is under way.",
+            hint="Wait for it; if its worker hangs, cancel the run first.",
+        )
+    if row.status not in wanted and not lost:
+        raise Refused(
+            f"The call of {row.tool} at effect {path} of run {state.run} is {row.status}, not in doubt.",
+            hint="Only what nobody knows can be settled, and only what succeeded can have been undone.",
+        )
+    held = path in state.reservations
+    return [
+        ToolCallSettled(
+            path=path,
+            attempt=row.attempt,
+            outcome=outcome,
+            by="person",
+            spent=(spent or None) if held and outcome != "no_effect" else None,
+            result=result,
+            reason=reason,
+        )
+    ]
+
+
+def start_compensation(state: RunState, path: str, *, by: str, reason: str) -> list[Body]:
+    """The intent to undo a call that succeeded."""
+    check_known(state)
+    row = _row(state, path)
+    if row.status != "SUCCEEDED":
+        raise Refused(
+            f"The call of {row.tool} at effect {path} of run {state.run} is {row.status}: there is nothing to undo.",
+            hint="Only what succeeded can be undone; settle what is in doubt first.",
+        )
+    return [CompensationStarted(path=path, attempt=row.attempt, tool=row.tool, by=by, reason=reason)]
+
+
+def _row(state: RunState, path: str) -> ToolEntry:
+    row = state.ledger.get(path)
+    if row is None:
+        raise NotFound(f"Run {state.run} has no call at effect {path}.", hint=f"See: agentledger ledger {state.run}")
+    return row
 
 
 def _over(state: RunState, what: str) -> Refused:

@@ -128,7 +128,7 @@ def check_unsettled(state: RunState, body: Body) -> None:
         row = state.ledger.get(body.path)
         if row is not None and row.status in FINAL:
             raise Settled(f"Effect {body.path} of run {state.run} was settled meanwhile: {row.status}.")
-        if isinstance(body, ToolCallRequested) and row is not None and row.status in UNSETTLED:
+        if isinstance(body, ToolCallRequested) and row is not None and row.status in UNSETTLED and not row.resend:
             raise Refused(f"Effect {body.path} of run {state.run} is in doubt: it is not made again by itself.")
 
 

@@ -107,6 +107,7 @@ def _step_ended(state: RunState, _: int, body: StepCompleted | StepFailed | Step
     _doubted(state, ends=True)
     state.worker = None
     state.waits.clear()
+    state.pending.clear()
     state.failed.clear()
     if isinstance(body, StepFailed):
         state.category = body.category
@@ -178,7 +179,7 @@ def _model_completed(state: RunState, _: int, body: effect.ModelCallCompleted) -
 
 def _model_failed(state: RunState, _: int, body: effect.ModelCallFailed) -> None:
     _progressed(state)
-    hold(state.reservations, body)
+    _paid(state, body)
     if body.retry_ns is None:
         state.failed[body.path] = state.events
     else:
@@ -223,7 +224,8 @@ def _tool_settled(state: RunState, seq: int, body: effect.ToolCallSettled) -> No
     _paid(state, body)
     _row(state, body.path, _SETTLED[body.outcome], seq if body.outcome == "succeeded" else None)
     if body.path in state.ledger:
-        state.ledger[body.path].settled_by, state.ledger[body.path].compensating = body.by, False
+        row = state.ledger[body.path]
+        row.settled_by, row.compensating, row.resend = body.by, False, body.outcome == "resent"
     if body.outcome == "succeeded":
         _progressed(state)
     known = state.waiting == "in doubt" and not state.in_doubt
@@ -260,11 +262,20 @@ def _signal(state: RunState, seq: int, body: wait.SignalReceived) -> None:
 
 
 def _approval(state: RunState, _: int, body: wait.ApprovalRequested) -> None:
-    _wait(state, "approval", body, body.approval)
+    if body.pending:
+        state.effects += 1
+        state.pending[body.approval] = body.wake_ns
+    else:
+        _wait(state, "approval", body, body.approval)
     state.approvals[body.approval] = None
 
 
+def _approval_awaited(state: RunState, _: int, body: wait.ApprovalAwaited) -> None:
+    _wait(state, "approval", body, body.approval)
+
+
 def _decided(state: RunState, seq: int, body: wait.ApprovalDecided) -> None:
+    state.pending.pop(body.approval, None)
     if body.approved:
         state.granted.add(body.approval)
     state.approvals[body.approval] = seq
@@ -356,6 +367,7 @@ _SETTLED: dict[str, LedgerStatus] = {
     "succeeded": "SUCCEEDED",
     "no_effect": "FAILED_NO_EFFECT",
     "compensated": "COMPENSATED",
+    "resent": "PENDING_VERIFICATION",
 }
 FOLDS: dict[type[Body], Callable[[RunState, int, Any], None]] = {
     RunCreated: _created,
@@ -396,6 +408,7 @@ FOLDS: dict[type[Body], Callable[[RunState, int, Any], None]] = {
     wait.SignalAwaited: _signal_awaited,
     wait.SignalReceived: _signal,
     wait.ApprovalRequested: _approval,
+    wait.ApprovalAwaited: _approval_awaited,
     wait.ApprovalDecided: _decided,
     wait.ChildRunRequested: _child,
     wait.ChildAwaited: _child_awaited,

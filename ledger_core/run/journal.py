@@ -43,6 +43,7 @@ from ledger_core.events.govern import (
 )
 from ledger_core.events.step import CodePatched, StatePatchProposed, StepCreated, StepRetryScheduled
 from ledger_core.events.wait import (
+    ApprovalAwaited,
     ApprovalDecided,
     ApprovalRequested,
     ChildAwaited,
@@ -110,6 +111,8 @@ class Entry:
     """Attempts in a row that found the other side gone."""
     ended: int = 0
     """Seq of its outcome."""
+    partial: list[Any] | None = None
+    """Chunks of a stream that broke off, which the code was given."""
     held: int = 0
     """How often it looked for room, or for its key, and had to wait."""
     refusal: str | None = None
@@ -222,6 +225,8 @@ class Journal:
         standing = Standing.IN_DOUBT if doubt else Standing.OPEN if again else Standing.FAILED
         self._ended(seq, body.path, standing, value=body.message, error_type=body.error_type)
         entry.told = body.category != UNKNOWN
+        if isinstance(body, ModelCallFailed):
+            entry.partial = body.partial if isinstance(body.partial, list) else None
         entry.wake_ns, entry.no_effect = body.retry_ns, again and not doubt
         if body.category in ("outage", UNKNOWN):
             entry.outages += 1
@@ -273,8 +278,10 @@ class Journal:
         self.entries[body.path] = Entry(intent=intent, seq=seq, wake_ns=body.wake_ns)
 
     def _asked(self, seq: int, body: ApprovalRequested) -> None:
-        self._waits("approval", "", seq, body)
+        self._waits("question" if body.pending else "approval", "", seq, body)
         self.entries[body.path].value = body.approval
+        if body.pending:
+            self._ended(seq, body.path, Standing.DONE, value=body.approval)
 
     def _spawned(self, seq: int, body: ChildRunRequested) -> None:
         intent = Intent(path=body.path, kind="child", name=body.agent, request=body.request, document=body.asked)
@@ -305,8 +312,14 @@ class Journal:
         if entry is None:
             return  # late evidence of a step that is over, or of a part that was dropped
         entry.wake_ns = None
+        if entry.final:
+            return  # undone since: what the code was told of it stays
         if body.outcome == "succeeded":
             self._ended(seq, body.path, Standing.DONE, value=body.result)
+        elif body.outcome == "compensated":
+            value, error_type = (entry.value, entry.error_type) if entry.told else (None, None)
+            value, error_type = value or "it happened, and was undone", error_type or "Compensated"
+            self._ended(seq, body.path, Standing.FAILED, value=value, error_type=error_type)
         elif (
             entry.standing is Standing.IN_DOUBT and entry.told and not body.again
         ):  # the code is told of the failure that was recorded
@@ -337,6 +350,10 @@ class Journal:
         if before is None or (before.intent.kind, before.intent.name) == (kind, name):
             return path
         return f"{path}~{self.attempt}"
+
+    def knows(self, path: str) -> bool:
+        """Whether an effect is recorded at a path."""
+        return path in self.entries or path in self._written
 
     def kept(self, entry: Entry) -> bool:
         """Whether an entry is an outside write of a dropped part: it is answered out of order."""
@@ -401,6 +418,11 @@ class Journal:
         entry = self.entries[path]
         what = f"that it stopped waiting for {entry.intent.words()}" if abandoned else entry.intent.words()
         return Divergence(kind=divergence.MISSING, path=path, recorded=what, attempted="", seq=entry.seq)
+
+    @property
+    def given_up(self) -> Container[str]:
+        """Paths of the effects that the code has stopped waiting for."""
+        return self._given_up
 
     def give_up(self, path: str) -> bool:
         """The code stops waiting for an effect; False if that is news, and to be recorded."""
@@ -478,6 +500,7 @@ _RECORDINGS: Final[dict[type[Body], Callable[[Journal, int, Any], None]]] = {
     TimerStarted: lambda journal, seq, body: journal._waits("sleep", "", seq, body),
     SignalAwaited: lambda journal, seq, body: journal._waits("signal", body.name, seq, body),
     ApprovalRequested: Journal._asked,
+    ApprovalAwaited: lambda journal, seq, body: journal._waits("answer", body.approval, seq, body),
     ChildAwaited: lambda journal, seq, body: journal._waits("join", body.run, seq, body),
     ChildRunRequested: Journal._spawned,
     SignalReceived: Journal._answer,

@@ -36,8 +36,8 @@ FINAL = ("SUCCEEDED", "COMPENSATED")
 class ToolEntry:
     """A row of the tool ledger.
 
-    `RESERVED`: it has its place, and has not begun: it waits for a person. `RUNNING`: its intent is durable, and whoever
-    made it still has the step. `PENDING_VERIFICATION`: nobody knows what came of it. The rest is final.
+    `RESERVED`: it has its place, and has not begun: it waits for a person. `RUNNING`: its intent is durable, and
+    whoever made it still has the step. `PENDING_VERIFICATION`: nobody knows what came of it. The rest is final.
     """
 
     path: str
@@ -61,6 +61,8 @@ class ToolEntry:
     done: int | None = None
     """Seq of the event that says that it succeeded."""
     settled_by: str | None = None
+    resend: bool = False
+    """It is in doubt, and may be made again all the same, with its key."""
     compensating: bool = False
     """Its `compensate` hook was begun, and nobody has said that it ended."""
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 import attrs
 
 from ledger_core import chain, codec
-from ledger_core.events import Body, effect, run, step, wait
+from ledger_core.events import Body, effect, govern, run, step, wait
 from ledger_core.log.record import Placement, Queued
 from ledger_core.run.state import RunState
 
@@ -49,6 +49,8 @@ MOVES: Final[frozenset[type[Body]]] = frozenset(
         step.LeaseExpired,
         wait.SignalReceived,
         wait.ApprovalDecided,
+        wait.ApprovalRequested,
+        govern.ToolApprovalRequired,
         wait.ChildRunEnded,
         effect.ToolCallSettled,
     )
@@ -86,7 +88,8 @@ def place(state: RunState) -> Placement:
             return Placement(None)
         return Placement(ATTENTION + _U64.pack(state.created_ns), _note(state))
     if state.worker is not None:
-        return Placement(HELD + worker_tag(state.worker), {"worker": state.worker, "epoch": state.epoch})
+        held: dict[str, Any] = {"worker": state.worker, "epoch": state.epoch}
+        return Placement(HELD + worker_tag(state.worker), held | ({"asks": True} if _asks(state) else {}))
     note = _note(state)
     created = _U64.pack(state.created_ns)
     if state.status in ("parked", "diverged") or (state.status == "waiting" and state.waiting in STUCK):
@@ -152,9 +155,14 @@ def _note(state: RunState) -> dict[str, Any]:
         note["code"] = state.code_digest
     if state.priority:
         note["priority"] = state.priority
-    if any(one.kind == "approval" for one in state.waits.values()):
+    if _asks(state):
         note["asks"] = True
     return note
+
+
+def _asks(state: RunState) -> bool:
+    """Whether it asks a person."""
+    return bool(state.pending) or any(one.kind == "approval" for one in state.waits.values())
 
 
 def _wake(state: RunState) -> int | None:

@@ -66,7 +66,7 @@ def movements(state: RunState, bodies: Iterable[Body]) -> list[Movement]:
     for body in bodies:
         if type(body) in SPENDS:
             if isinstance(body, (ToolCallSettled, ToolCallFailed)):
-                ended[body.path] = not getattr(body, "in_doubt", False)
+                ended[body.path] = not _open(body)
             moved = _movement(state, held, body, ended)
             found += [one for one in moved if one.freed or one.reserved or one.spent]
             hold(held, body)
@@ -82,8 +82,13 @@ def hold(held: dict[str, Reservation], body: Any) -> None:
             held[body.path] = Reservation(
                 attempt=body.attempt, by_account=body.reserved, unbounded=tuple(body.unbounded or ()), lost=lost
             )
-    elif isinstance(body, _OUTCOMES) and not getattr(body, "in_doubt", False):
+    elif isinstance(body, _OUTCOMES) and not _open(body):
         held.pop(body.path, None)
+
+
+def _open(body: Any) -> bool:
+    """Whether an outcome leaves open what came of the call: it keeps what it holds."""
+    return getattr(body, "in_doubt", False) or getattr(body, "outcome", "") == "resent"
 
 
 def _movement(state: RunState, held: Mapping[str, Reservation], body: Any, ended: Mapping[str, bool]) -> list[Movement]:
@@ -99,7 +104,7 @@ def _movement(state: RunState, held: Mapping[str, Reservation], body: Any, ended
         return [
             Movement(path=body.path, attempt=body.attempt, why="reserved", freed=freed, reserved=reserved, lost=lost)
         ]
-    if getattr(body, "in_doubt", False):
+    if _open(body):
         return []
     spent = body.spent or {}
     if before is not None and before.lost:

@@ -95,6 +95,8 @@ class RunState:
     senders: set[tuple[str, bytes]] = attrs.field(factory=set)
     approvals: dict[str, int | None] = attrs.field(factory=dict)
     """Seq of the answer, by the approval's id; None before there is one."""
+    pending: dict[str, int | None] = attrs.field(factory=dict)
+    """Approvals that were asked for and that the code went on without, and when they expire."""
     children: dict[str, Child] = attrs.field(factory=dict)
     created_ns: int = 0
     updated_ns: int = 0
@@ -183,6 +185,7 @@ class RunState:
             taken=dict(self.taken),
             failed=dict(self.failed),
             approvals=dict(self.approvals),
+            pending=dict(self.pending),
             children={name: attrs.evolve(child) for name, child in self.children.items()},
             counts=Counter(self.counts),
             tools=Counter(self.tools),

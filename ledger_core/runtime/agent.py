@@ -17,8 +17,10 @@ import attrs
 from ledger_core.chain import code_digest
 from ledger_core.clock import NS
 from ledger_core.errors import BadInput
-from ledger_core.governance.tool import Function, ToolSpec, spec_of
+from ledger_core.governance.calling import Function
+from ledger_core.governance.tool import ToolSpec, spec_of
 from ledger_core.ids import Hash, check_name
+from ledger_core.run.budget import Budget, budget_of
 
 FILE_MARK: Final = "__agentledger_file__"
 """Set on modules that were loaded from a file named by its path."""
@@ -46,6 +48,8 @@ class AgentSpec:
     code_digest: Hash | None
     timeout_ns: int | None = None
     """How long one claim of a step may work."""
+    budget: Budget | None = None
+    """What each of its runs may use."""
 
 
 @overload
@@ -58,6 +62,7 @@ def agent(
     tools: Iterable[ToolSpec | Function] = (),
     models: Models = None,
     timeout: float | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
 ) -> Callable[[F], F]: ...
 def agent(
     function: Function | None = None,
@@ -68,15 +73,22 @@ def agent(
     tools: Iterable[ToolSpec | Function] = (),
     models: Models = None,
     timeout: float | None = None,
+    budget: Budget | Mapping[str, Any] | None = None,
 ) -> Any:
-    """Declare a function an agent; it stays callable as it was. `timeout` is in seconds of work. Raises `BadInput`."""
+    """Declare a function an agent; it stays callable as it was.
+
+    `timeout` is in seconds of work; `budget` is what each run of it may use, with its children. Raises `BadInput`.
+    """
     if timeout is not None and not (type(timeout) in (int, float) and 0.001 <= timeout < 1e9):
         raise BadInput(f"An agent's timeout is {timeout!r:.50}.", hint="It is a number of seconds.")
+
+    bounds = budget_of(budget)
 
     def declare(function: F) -> F:
         function.__agentledger_agent__ = attrs.evolve(  # type: ignore[attr-defined]
             _spec(function, name, role, tools, models),
             timeout_ns=None if timeout is None else int(timeout * NS),
+            budget=bounds,
         )
         return function
 

@@ -16,36 +16,35 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ledger_core import codec
+from ledger_core import secret
 from ledger_core.clock import NS
 from ledger_core.errors import BadInput, LedgerError, Refused
 from ledger_core.events import Body, Missing
 from ledger_core.events.effect import (
-    ModelCallCompleted,
     ModelCallFailed,
-    ModelCallRequested,
     SideEffect,
-    ToolCallCompleted,
     ToolCallFailed,
-    ToolCallRequested,
 )
-from ledger_core.governance.tool import Function, ToolSpec, spec_of
+from ledger_core.governance.calling import Function
+from ledger_core.governance.prices import usage_of
+from ledger_core.governance.proposals import proposed
+from ledger_core.governance.tool import ToolSpec, spec_of
 from ledger_core.ids import check_name
 from ledger_core.run import decide
-from ledger_core.run.journal import UNKNOWN, Intent, Journal, Standing
+from ledger_core.run.journal import UNKNOWN, Entry, Intent, Journal, Standing
 from ledger_core.run.patch import diff, merge
 from ledger_core.run.state import ToolEntry
 from ledger_core.runtime.agent import agent_of
 from ledger_core.runtime.claims import Asked, Opening
-from ledger_core.runtime.context import SyncContext
 from ledger_core.runtime.driver import LOOK, BlockingDriver, StepStopped, run_blocking
 from ledger_core.runtime.effect import Place
 from ledger_core.runtime.effects import AllEffects
 from ledger_core.runtime.folds import stream_of
-from ledger_core.runtime.model_effects import model_document, usage
+from ledger_core.runtime.model_effects import model_request
 from ledger_core.runtime.recorded import RunRecord
 from ledger_core.runtime.recorder import Recorder
 from ledger_core.runtime.scope import Scope, entered
+from ledger_core.runtime.sync_context import SyncContext
 
 if TYPE_CHECKING:
     from ledger_core.runtime.runtime import Runtime
@@ -54,8 +53,7 @@ if TYPE_CHECKING:
 class _Driver(BlockingDriver):
     """Waits hold the caller."""
 
-    async def park(self, path: str, wake_ns: int | None) -> None:
-        del path
+    def _park(self, wake_ns: int | None) -> None:
         assert self._recorder is not None
         left = LOOK if wake_ns is None else max(0, wake_ns - self._recorder.log.clock.now_ns()) / NS
         self._pause(min(LOOK, left))
@@ -79,44 +77,39 @@ class AttachedContext(SyncContext):
         check_name(name, "tool")
         if not isinstance(arguments, Mapping):
             raise BadInput("A tool's arguments are a dict.", hint='Write {"to": "…"}.')
-        plain = codec.roundtrip(dict(arguments))
+        plain = secret.plain(dict(arguments))
         intent = self._effects._intent(self._place(), "tool", name, {"arguments": plain})
-        requested = ToolCallRequested(
-            path=intent.path,
-            attempt=1,
-            tool=name,
-            tool_version="",
-            side_effect=side_effect,
-            request=intent.request,
-            arguments=plain,
+        spec = self._effects._tools.get(name) or ToolSpec(
+            name=name, function=_elsewhere, version="elsewhere", side_effect=side_effect
         )
-        self._commit(requested, begins=True)
+        with self._mutex:
+            run_blocking(self._effects.driver.effect(self._effects.begin_tool(spec, intent), lambda: None))
         return OpenCall(self, intent, side_effect)
 
     def begin_model(self, request: Mapping[str, Any]) -> OpenCall:
         """Record that a model is about to be asked elsewhere."""
-        document = model_document(request)
+        _, document = model_request(request)
         intent = self._effects._intent(self._place(), "model", document["model"], document)
-        requested = ModelCallRequested(path=intent.path, attempt=1, request=intent.request, **document)
-        self._commit(requested, begins=True)
+        with self._mutex:
+            run_blocking(self._effects.driver.effect(self._effects.begin_model(intent), lambda: None))
         return OpenCall(self, intent, "none")
 
     def complete(self, output: Any = None) -> None:
         """The run ends well when the context is left."""
-        self._output, self._ended = codec.roundtrip(output), "completed"
+        self._output, self._ended = secret.plain(output), "completed"
 
     def fail(self, error_type: str, message: str = "") -> None:
         """The run fails when the context is left."""
-        self._output, self._ended = (check_name(error_type, "error"), str(message)), "failed"
+        self._output, self._ended = (check_name(error_type, "error"), secret.VAULT.clean_text(str(message))), "failed"
 
     def _place(self) -> Place:
         self._effects._check_open()
         with self._mutex:
             return self._scope.anywhere(), None
 
-    def _commit(self, body: Body, *, begins: bool = False) -> None:
+    def _commit(self, *bodies: Body) -> None:
         with self._mutex:
-            run_blocking(self._effects._append(lambda *_: (body,), begins=begins))
+            run_blocking(self._effects._append(lambda *_: bodies))
 
 
 class OpenCall:
@@ -128,32 +121,36 @@ class OpenCall:
         """The idempotency key to pass on."""
         self._context = context
         self._intent = intent
+        self._entry = Entry(intent=intent, seq=0)
         self._side_effect = side_effect
         self._over = False
 
     def succeeded(self, result: Any = None) -> None:
         """The call returned."""
-        plain, path = codec.roundtrip(result), self.path
+        plain, effects = secret.plain(result), self._context._effects
         if self._intent.kind == "model":
-            sent, got = usage(plain)
-            self._end(ModelCallCompleted(path=path, attempt=1, input_tokens=sent, output_tokens=got, response=plain))
+            self._end(*effects.answer_bodies(self._entry, plain, usage_of(plain), proposed(plain)))
         else:
-            self._end(ToolCallCompleted(path=path, attempt=1, result=plain))
+            self._end(effects.result_body(self._entry, plain))
 
     def failed(self, error_type: str, message: str = "", *, no_effect: bool = False) -> None:
         """The call failed; an outside write is in doubt unless there was `no_effect`."""
         check_name(error_type, "error")
-        words: dict[str, Any] = {"path": self.path, "attempt": 1, "error_type": error_type, "message": str(message)}
+        words: dict[str, Any] = {"path": self.path, "attempt": 1, "error_type": error_type}
+        words["message"] = secret.VAULT.clean_text(str(message))
+        effects = self._context._effects
         if self._intent.kind == "model":
-            self._end(ModelCallFailed(category="model", **words))
+            self._end(ModelCallFailed(category="model", spent=effects._model_wasted(self._entry, "model"), **words))
         else:
             doubt = self._side_effect == "external_write" and not no_effect
-            self._end(ToolCallFailed(category="no_effect" if no_effect else "tool", in_doubt=doubt, **words))
+            category = "no_effect" if no_effect else "tool"
+            spent = None if doubt or no_effect else effects._spent(self._entry, {"calls": 1, "tool_calls": 1})
+            self._end(ToolCallFailed(category=category, in_doubt=doubt, spent=spent, **words))
 
-    def _end(self, body: Body) -> None:
+    def _end(self, *bodies: Body) -> None:
         if self._over:
             raise BadInput(f"The call at effect {self.path} has ended already.", hint="Begin another one.")
-        self._context._commit(body)
+        self._context._commit(*bodies)
         self._over = True
 
 
@@ -239,14 +236,16 @@ class Attaching:
         for entry in record.journal.entries.values():
             if entry.final or not entry.writes or entry.no_effect:
                 continue
-            spec = known.get(entry.intent.name)
+            spec, arguments = known.get(entry.intent.name), entry.intent.document["arguments"]
             if spec is not None and spec.verify is not None:
                 entry.wake_ns = None
                 entry.told = True  # nobody calls it again: a call without effect has failed
                 if entry.standing is Standing.OPEN:
                     entry.value, entry.error_type = "the attachment ended during the call", "Lost"
                     entry.standing = Standing.IN_DOUBT
-                run_blocking(context._effects.driver.effect(context._effects._settle(spec, entry), lambda: None))
+                run_blocking(
+                    context._effects.driver.effect(context._effects._settle(spec, entry, arguments), lambda: None)
+                )
             elif entry.standing is Standing.OPEN:
                 doubt = ToolCallFailed(
                     path=entry.intent.path,
@@ -273,11 +272,16 @@ class Attaching:
                 return [*committed, *decide.fail(attrs.evolve(state, retry={"max_attempts": 1}), failure, before, 0)]
             return [*committed, *decide.release(state, None)]
 
+        worked_ns = context._effects._worked_ns()
         try:
-            recorder.commit(bodies)
+            recorder.commit(bodies, family=lambda runs, state: runs.worked(state, worked_ns))
         except LedgerError:
             if not isinstance(context._effects.driver.stopped, LedgerError):
                 raise
+
+
+def _elsewhere(**_: Any) -> None:
+    raise Refused("This tool is called elsewhere.", hint="Use begin_tool, and say what came of it.")
 
 
 def specs(tools: Iterable[ToolSpec | Function]) -> dict[str, ToolSpec]:

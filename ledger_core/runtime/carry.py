@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ledger_core import codec
+from ledger_core import secret
 from ledger_core.clock import NS
 from ledger_core.errors import BadInput, Cancelled, EffectFailed, Fenced, InDoubt, KeyConflict, LedgerError, Refused
 from ledger_core.events import Body, Missing
@@ -33,7 +33,7 @@ from ledger_core.runtime.effect import error_types, normalised
 from ledger_core.runtime.execute import Ended
 from ledger_core.runtime.folds import Fold, stream_of
 from ledger_core.runtime.recorded import Result, RunRecord
-from ledger_core.runtime.recorder import Bodies, Recorder
+from ledger_core.runtime.recorder import Bodies, Family, Recorder
 
 if TYPE_CHECKING:
     from ledger_core.runtime.runtime import Runtime
@@ -88,7 +88,7 @@ class Carrier:
             reach("agent-ended")
             finish = self._finish(ended)
             if finish is not None:
-                self.recorder.commit(finish)
+                self.recorder.commit(finish, family=self._worked())
         except BaseException:
             try:
                 self.recorder.commit(_unless_cancelled(lambda state, _: decide.release(state, None)))
@@ -104,7 +104,7 @@ class Carrier:
             reach("agent-ended")
             finish = self._finish(ended)
             if finish is not None:
-                await self.recorder.acommit(finish)
+                await self.recorder.acommit(finish, family=self._worked())
         except BaseException:
             if self.execution.left:
                 self._runtime.keep_sign_of_life()
@@ -115,6 +115,11 @@ class Carrier:
                     pass  # what is being raised says more
             raise
         return self._carried(ended)
+
+    def _worked(self) -> Family:
+        """What the budgets are told at the end of the claim."""
+        worked_ns = self.execution.worked_ns
+        return lambda runs, state: runs.worked(state, worked_ns)
 
     def _carried(self, ended: Ended) -> Carried:
         stopped, state = ended.stopped, self.recorder.state
@@ -127,7 +132,7 @@ class Carrier:
         if state.status != "completed":
             return Carried(goes_on=not state.ended)
         document = merge(self.execution.state, diff(self.execution.state, ended.state))
-        output = codec.roundtrip(ended.output)
+        output = secret.plain(ended.output)
         return Carried(result=Result(run_id=state.run, status="completed", output=output, state=document))
 
     def _finish(self, ended: Ended) -> Bodies | None:
@@ -165,7 +170,7 @@ class Carrier:
             following = self._following(ended.output)
             return _unless_cancelled(lambda state, _: decide.proceed(state, patch, following))
         try:
-            output = codec.roundtrip(ended.output)
+            output = secret.plain(ended.output)
         except LedgerError as error:
             return self._failure(_failure(error))
         return _unless_cancelled(lambda state, riders: decide.complete(state, output, patch, riders))

@@ -19,6 +19,7 @@ from ledger_core.ids import new_id
 from ledger_core.log.batch import View
 from ledger_core.log.log import Draft, Later, Log, Queued
 from ledger_core.run import decide, schedule
+from ledger_core.run.budget import Account
 from ledger_core.run.schedule import Offer
 from ledger_core.run.state import RunState
 from ledger_core.runtime.folds import Fold, Folds, Runs, stream_of
@@ -105,6 +106,9 @@ class Opening:
             self.ended = not isinstance(claimed[-1], StepClaimed)
             bodies += claimed
         yield from runs.drafts(before, bodies)
+        if self.fresh and created.budget:
+            account = Account(name=f"run:{created.run}", limits=created.budget)
+            yield runs.change(account, why="set", run=created.run, amounts=created.budget)
         if self.fresh and created.session is not None:
             stream = f"session/{created.session}"
             if view.head(stream) is None:

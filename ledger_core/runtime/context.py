@@ -1,8 +1,9 @@
 """What agent code sees of the runtime: one object through which everything goes that must be remembered.
 
 Rules: an effect's path is taken synchronously at the call, so `gather(ctx.call_tool(…), ctx.call_tool(…))` is
-deterministic. Only what waits is awaited. The two contexts have the same names; `SyncContext` is without await. A
-context ends with its step: afterwards every effect is refused. This file holds no rules of effects.
+deterministic. Only what waits is awaited. What does not wait is here, for sync and async agents alike; what waits is in
+`agent_context` and `sync_context`, under the same names. A context ends with its step: afterwards every effect is
+refused. This file holds no rules of effects.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import random as random_module
 import sys
 import uuid as uuid_module
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -21,15 +22,15 @@ from typing import Any, Final
 from ledger_core import codec
 from ledger_core.clock import NS, Clock
 from ledger_core.errors import BadInput
+from ledger_core.governance import artifacts
 from ledger_core.ids import check_name
 from ledger_core.run.patch import merge
-from ledger_core.run.retry import RetryPolicy, policy_of
 from ledger_core.runtime import scope
-from ledger_core.runtime.asked import duration, instant, run_options
-from ledger_core.runtime.driver import run_blocking
+from ledger_core.runtime.asked import duration
 from ledger_core.runtime.effect import Place
 from ledger_core.runtime.effects import AllEffects
 from ledger_core.runtime.scope import Scope
+from ledger_core.runtime.stream_effects import ChunkSource
 
 _OWN: Final = str(Path(__file__).resolve().parents[1])
 _UNSET: Final = object()
@@ -43,8 +44,10 @@ class ContinueWith:
         self.agent = agent
 
 
-class _Context:
+class Context:
     """What both contexts have."""
+
+    is_async = False
 
     def __init__(
         self,
@@ -73,6 +76,8 @@ class _Context:
         self._effects = effects
         self._state = state
         self._clock = clock
+        self._streams: set[Scope] = set()
+        """Scopes in which a stream is open."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -150,7 +155,7 @@ class _Context:
         if "/" in name or "." in name:
             raise BadInput(f"A scope cannot be called {name!r}.", hint="Leave out the dots and slashes.")
         outer = scope.current() or self._root
-        if isinstance(self, AgentContext) and not outer.here():
+        if self.is_async and not outer.here():
             raise BadInput(
                 "An async agent's context was used in another thread.",
                 hint="Call the thread's work as a tool, or with asyncio.to_thread and effects before and behind it.",
@@ -175,150 +180,80 @@ class _Context:
             self.write_state_patch(state)
         return ContinueWith(agent)
 
+    def create_artifact(
+        self,
+        name: str,
+        data: Any,
+        *,
+        media_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        lineage: Any = None,
+    ) -> dict[str, Any]:
+        """Keep bytes, text or plain data with the run; returns its manifest, with `artifact_id`. Raises `BadInput`.
+
+        `lineage` is what it was made of: ids of artifacts, or `{"sources": [...], "operation": ...}`.
+        """
+        manifest, kept = artifacts.artifact(name, data, media_type, metadata, lineage)
+        return self._effects.keep(self._place(), manifest, kept)
+
+    def create_media_artifact(
+        self,
+        kind: str,
+        ref: str,
+        *,
+        mime_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        lineage: Any = None,
+    ) -> dict[str, Any]:
+        """Keep a reference to media that are stored elsewhere (`agentledger.media.v0`). Raises `BadInput`."""
+        return self._effects.keep(self._place(), artifacts.media(kind, ref, mime_type, metadata, lineage))
+
+    def create_stream_checkpoint(
+        self,
+        stream_id: str,
+        consumer_id: str,
+        offset: int | str,
+        *,
+        watermark: Any = None,
+        chunk: Any = None,
+        partial_result_ref: str | None = None,
+        backpressure: Any = None,
+    ) -> dict[str, Any]:
+        """Keep how far a consumer has come in a stream (`agentledger.stream.v0`). Raises `BadInput`."""
+        manifest = artifacts.stream_checkpoint(
+            stream_id, consumer_id, offset, watermark, chunk, partial_result_ref, backpressure
+        )
+        return self._effects.keep(self._place(), manifest)
+
+    def record_cost(self, name: str, *, metadata: Any = None, **amounts: Any) -> None:
+        """Say what something cost that neither a tool nor a model says: `usd=0.02`, `input_tokens=…`.
+
+        It counts in the budgets that bound the run. Raises `BadInput`.
+        """
+        self._effects.cost(self._place(), name, amounts, metadata)
+
+    def _stream(self, request: Mapping[str, Any], timeout: float | None) -> tuple[ChunkSource, Callable[[], None]]:
+        """A model's answer in chunks, and what is to be called when it is over."""
+        place, here = self._place(), scope.current()
+        assert here is not None
+        source = self._effects.open_stream(place, request, duration(timeout))
+        self._streams.add(here)
+        return source, lambda: self._streams.discard(here)
+
     def _place(self) -> Place:
         """The path of the effect that is asked for, and the line that asks while there is a record to compare."""
         here = scope.current()
+        if here is not None and here in self._streams:
+            raise BadInput(
+                "A model's stream is open here: nothing else may begin before it has been read, or closed.",
+                hint="Read it to its end, or leave it with `with` or its close.",
+            )
         if here is None:
             raise BadInput(
                 "The context was used outside its agent's code: in a thread, a callback, or a tool.",
                 hint="Use it in the agent's function and in tasks that it creates.",
             )
         return here.path(), _line() if self._effects.compares else None
-
-
-class AgentContext(_Context):
-    """The context of an async agent."""
-
-    def call_tool(
-        self, name: str, arguments: Mapping[str, Any] | None = None, /, **keywords: Any
-    ) -> Coroutine[Any, Any, Any]:
-        """Call a tool by its name; await its result. Raises `ToolFailed`, `BadInput`."""
-        return self._effects.call_tool(self._place(), name, _arguments(arguments, keywords))
-
-    def call_model(
-        self, request: Mapping[str, Any], *, timeout: float | None = None, retry: RetryPolicy | None = None
-    ) -> Coroutine[Any, Any, Any]:
-        """Ask a model: `{"model": …, "messages": […], …}`; await its response.
-
-        `timeout` is in seconds for one attempt. Raises `ModelFailed`, `BadInput`.
-        """
-        policy = None if retry is None else policy_of(retry)
-        return self._effects.call_model(self._place(), request, timeout=duration(timeout), retry=policy)
-
-    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
-        """Sleep for milliseconds or months: nobody is held, and a restart does not begin it again."""
-        return self._effects.sleep(self._place(), None, duration(seconds, needed=True))
-
-    def sleep_until(self, when: datetime) -> Coroutine[Any, Any, None]:
-        """Sleep until a time, which has a time zone."""
-        return self._effects.sleep(self._place(), instant(when), None)
-
-    def wait_signal(self, name: str, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
-        """The payload of the next signal of a name, which may have come before. Raises `WaitTimedOut`."""
-        return self._effects.wait_signal(self._place(), name, timeout)
-
-    def request_approval(self, question: Any, *, timeout: float | None = None) -> Coroutine[Any, Any, dict[str, Any]]:
-        """Ask a person: `{"approved": bool, "by": text, "reason": text}`. Raises `WaitTimedOut`."""
-        return self._effects.request_approval(self._place(), question, timeout)
-
-    def spawn(
-        self, agent: Any, initial_state: Mapping[str, Any] | None = None, **options: Any
-    ) -> Coroutine[Any, Any, Child]:
-        """Start a child run of an agent (or of the name of one that workers serve); join it with its `join`.
-
-        `options` are `run_id`, `priority`, `capabilities`, `retry_policy`, `timeout`. Raises `BadInput`.
-        """
-        return self._spawn(self._place(), agent, initial_state, options)
-
-    async def _spawn(self, place: Place, agent: Any, initial_state: Any, options: Any) -> Child:
-        run_id = await self._effects.spawn(place, agent, run_options(initial_state, options))
-        return Child(self, run_id)
-
-    def join(self, run_id: str, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
-        """The output of a child of this run, when it has ended. Raises `ChildFailed`, `WaitTimedOut`, `BadInput`."""
-        return self._effects.join(self._place(), run_id, timeout)
-
-    def yield_(self) -> Coroutine[Any, Any, None]:
-        """Give the step back, so that other runs have a turn, and go on here later."""
-        return self._effects.yield_(self._place())
-
-
-class SyncContext(_Context):
-    """The context of a sync agent."""
-
-    def call_tool(self, name: str, arguments: Mapping[str, Any] | None = None, /, **keywords: Any) -> Any:
-        """Call a tool by its name. Raises `ToolFailed`, `BadInput`."""
-        return run_blocking(self._effects.call_tool(self._place(), name, _arguments(arguments, keywords)))
-
-    def call_model(
-        self, request: Mapping[str, Any], *, timeout: float | None = None, retry: RetryPolicy | None = None
-    ) -> Any:
-        """Ask a model: `{"model": …, "messages": […], …}`.
-
-        `timeout` is in seconds for one attempt. Raises `ModelFailed`, `BadInput`.
-        """
-        policy = None if retry is None else policy_of(retry)
-        work = self._effects.call_model(self._place(), request, timeout=duration(timeout), retry=policy)
-        return run_blocking(work)
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep for milliseconds or months: nobody is held, and a restart does not begin it again."""
-        return run_blocking(self._effects.sleep(self._place(), None, duration(seconds, needed=True)))
-
-    def sleep_until(self, when: datetime) -> None:
-        """Sleep until a time, which has a time zone."""
-        return run_blocking(self._effects.sleep(self._place(), instant(when), None))
-
-    def wait_signal(self, name: str, *, timeout: float | None = None) -> Any:
-        """The payload of the next signal of a name, which may have come before. Raises `WaitTimedOut`."""
-        return run_blocking(self._effects.wait_signal(self._place(), name, timeout))
-
-    def request_approval(self, question: Any, *, timeout: float | None = None) -> dict[str, Any]:
-        """Ask a person: `{"approved": bool, "by": text, "reason": text}`. Raises `WaitTimedOut`."""
-        return run_blocking(self._effects.request_approval(self._place(), question, timeout))
-
-    def spawn(self, agent: Any, initial_state: Mapping[str, Any] | None = None, **options: Any) -> SyncChild:
-        """Start a child run of an agent (or of the name of one that workers serve); join it with its `join`.
-
-        `options` are `run_id`, `priority`, `capabilities`, `retry_policy`, `timeout`. Raises `BadInput`.
-        """
-        return run_blocking(self._spawn(self._place(), agent, initial_state, options))
-
-    async def _spawn(self, place: Place, agent: Any, initial_state: Any, options: Any) -> SyncChild:
-        run_id = await self._effects.spawn(place, agent, run_options(initial_state, options))
-        return SyncChild(self, run_id)
-
-    def join(self, run_id: str, *, timeout: float | None = None) -> Any:
-        """The output of a child of this run, when it has ended. Raises `ChildFailed`, `WaitTimedOut`, `BadInput`."""
-        return run_blocking(self._effects.join(self._place(), run_id, timeout))
-
-    def yield_(self) -> None:
-        """Give the step back, so that other runs have a turn, and go on here later."""
-        return run_blocking(self._effects.yield_(self._place()))
-
-
-class Child:
-    """A child run of an async agent."""
-
-    def __init__(self, context: AgentContext, run_id: str) -> None:
-        self._context = context
-        self.run_id = run_id
-
-    def join(self, *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
-        """The child's output, when it has ended. Raises `ChildFailed`, `WaitTimedOut`."""
-        return self._context.join(self.run_id, timeout=timeout)
-
-
-class SyncChild:
-    """A child run of a sync agent."""
-
-    def __init__(self, context: SyncContext, run_id: str) -> None:
-        self._context = context
-        self.run_id = run_id
-
-    def join(self, *, timeout: float | None = None) -> Any:
-        """The child's output, when it has ended. Raises `ChildFailed`, `WaitTimedOut`."""
-        return self._context.join(self.run_id, timeout=timeout)
 
 
 def current_context() -> Any:
@@ -337,12 +272,6 @@ def made_current(context: Any) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
-
-
-def _arguments(arguments: Mapping[str, Any] | None, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    if arguments is not None and not isinstance(arguments, Mapping):
-        raise BadInput("A tool's arguments are a dict or keywords.", hint='Write ctx.call_tool("name", {"a": 1}).')
-    return {**(arguments or {}), **keywords}
 
 
 def _line() -> str | None:

@@ -103,6 +103,11 @@ class Driver(Protocol):
         """End a wait that the code has given up."""
         ...
 
+    @property
+    def idle_ns(self) -> int:
+        """For how long, in ns, the step has only waited."""
+        ...
+
     async def commit(
         self,
         recorder: Recorder,
@@ -165,6 +170,7 @@ class BlockingDriver:
         self._waiting = 0
         self._runner: asyncio.Runner | None = None
         self._late_ns = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
+        self._idle_ns = 0
 
     async def turn(self, intent: Intent) -> Entry | None:
         while True:
@@ -191,8 +197,19 @@ class BlockingDriver:
     def leave(self, path: str) -> None:
         del path
 
+    @property
+    def idle_ns(self) -> int:
+        return self._idle_ns
+
     async def park(self, path: str, wake_ns: int | None) -> None:
         del path
+        begun = time.monotonic_ns()
+        try:
+            self._park(wake_ns)
+        finally:
+            self._idle_ns += time.monotonic_ns() - begun
+
+    def _park(self, wake_ns: int | None) -> None:
         if self.threads:
             self._park_beside(wake_ns)
             return

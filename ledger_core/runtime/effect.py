@@ -8,16 +8,27 @@ are here as well. This file does not know tools, models, waits, loops, threads, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeVar
 
 import attrs
 
-from ledger_core import chain, codec
-from ledger_core.errors import EffectFailed, ToolFailed
+from ledger_core import chain, codec, secret
+from ledger_core.errors import (
+    ApprovalDenied,
+    BudgetExceeded,
+    EffectFailed,
+    PermissionDenied,
+    SandboxFailed,
+    ToolFailed,
+)
 from ledger_core.events import Body
 from ledger_core.events.effect import EffectAbandoned, ValueCaptured
 from ledger_core.events.step import CodePatched, StatePatchProposed
+from ledger_core.governance.policy import InForce
+from ledger_core.governance.prices import NO_PRICES, Prices
+from ledger_core.governance.sandbox import Sandboxes, ToolRaised
 from ledger_core.governance.tool import ToolSpec
 from ledger_core.run.divergence import Divergence
 from ledger_core.run.journal import Entry, Intent, Standing
@@ -31,6 +42,13 @@ LONGEST_MESSAGE: Final = 10_000
 Place = tuple[str, str | None]
 """An effect's path, and the line of agent code that asked for it."""
 _F = TypeVar("_F", bound=EffectFailed)
+_REFUSALS: Final[Mapping[str, type[EffectFailed]]] = {
+    "policy": PermissionDenied,
+    "approval": ApprovalDenied,
+    "budget": BudgetExceeded,
+    "sandbox": SandboxFailed,
+}
+"""What the code is told of an effect that was refused, by who refused it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +63,12 @@ class Surroundings:
     """The spec of an agent that is to be spawned, or its name where only others know it."""
     spawned: Callable[[str], None] = lambda _: None
     """Told of every child run."""
+    policy: InForce = attrs.field(factory=lambda: InForce.of(None))
+    """What decides whether a tool may be called."""
+    sandboxes: Sandboxes = attrs.field(factory=lambda: Sandboxes.of(None))
+    """Where tools run that are not to run here."""
+    prices: Prices = NO_PRICES
+    """What models cost."""
 
 
 class Effects:
@@ -69,6 +93,9 @@ class Effects:
         self._seed = seed
         self._around = surroundings
         self._unpatched: set[str] = set()
+        self._begun_ns = time.monotonic_ns()
+        self._told_ns = 0
+        """How much of its work the budgets were told."""
 
     # Values that answer at the call itself
 
@@ -80,7 +107,7 @@ class Effects:
             return replayed(entry, ToolFailed)
         error_type = None
         try:
-            value = codec.roundtrip(make())
+            value = secret.plain(make())
         except Exception as error:  # the function's outcome, as for tools; also a value that cannot be stored
             error_type, value = normalised(error)
         captured = ValueCaptured(path=place[0], source=source, name=name, error_type=error_type, value=value)
@@ -92,7 +119,7 @@ class Effects:
     def patch(self, place: Place, patch: dict[str, Any]) -> dict[str, Any]:
         """A proposed change of the state; returns it as it is recorded."""
         self._check_open()
-        plain: dict[str, Any] = codec.roundtrip(patch)
+        plain: dict[str, Any] = secret.plain(patch)
         tag = self._tag(codec.canonical_trusted(plain))
         intent = Intent(path=place[0], kind="patch", name="", request=tag, document=plain, line=place[1])
         if self._immediate(intent) is None:
@@ -141,6 +168,10 @@ class Effects:
     def _now_ns(self) -> int:
         assert self._recorder is not None
         return self._recorder.log.clock.now_ns()
+
+    def _worked_ns(self) -> int:
+        """For how long the step has worked, and not only waited, since the budgets were told."""
+        return max(0, time.monotonic_ns() - self._begun_ns - self.driver.idle_ns - self._told_ns)
 
     def _check_open(self) -> None:
         if self.driver.closed:
@@ -209,6 +240,12 @@ class Effects:
             raise self._stopped(error) from error
         self._ride(body)
 
+    def _flush(self) -> None:
+        """Have intents of waits in the log before nobody may be here: people look for them."""
+        assert self._recorder is not None
+        if self._recorder.riders:
+            self.driver.flush_soon(self._recorder)
+
     async def _append(
         self, bodies: Bodies, *, begins: bool = False, first: First | None = None, family: Family | None = None
     ) -> None:
@@ -219,13 +256,14 @@ class Effects:
         except Exception as error:  # fenced, cancelled, no room, unknown: the code may not go on, and learns nothing
             raise self._stopped(error) from error
 
-    async def _outcome(self, body: Body, *, durable: bool) -> None:
-        """Record an outcome, and wait until it is the code's turn to have it."""
+    async def _outcome(self, *bodies: Body, durable: bool) -> None:
+        """Record an outcome, the last of `bodies`, and wait until it is the code's turn to have it."""
         turn = self.driver.drafted()
         if durable:
-            await self._append(lambda *_: (body,))
+            await self._append(lambda *_: bodies)
         else:
-            self._ride(body)
+            for body in bodies:
+                self._ride(body)
         await self.driver.deliver(turn)
 
     async def _until(self, path: str, wake_ns: int) -> None:
@@ -239,14 +277,15 @@ class Effects:
 
 
 def normalised(error: BaseException) -> tuple[str, str]:
-    """An error as a type name and a message: what replays, unlike objects and stack traces."""
-    if isinstance(error, EffectFailed):
-        return error.error_type, error.message
+    """An error as a type name and a message, without secrets: what replays, unlike objects and stack traces."""
+    if isinstance(error, (EffectFailed, ToolRaised)):
+        return error.error_type, secret.VAULT.clean_text(error.message)
     try:
         text = str(error)
     except Exception as worse:  # an error's own __str__ is the user's code
         text = f"<its text cannot be had: {type(worse).__name__}>"
-    return type(error).__name__, text[:LONGEST_MESSAGE].encode(errors="backslashreplace").decode()
+    text = secret.VAULT.clean_text(text.encode(errors="backslashreplace").decode())
+    return type(error).__name__, text[:LONGEST_MESSAGE]
 
 
 def failure(error: _F, path: str) -> _F:
@@ -258,6 +297,7 @@ def failure(error: _F, path: str) -> _F:
 def replayed(entry: Entry, kind: type[EffectFailed]) -> Any:
     """A recorded outcome, as the code is given it."""
     if entry.standing is Standing.FAILED:
+        kind = _REFUSALS.get(entry.refusal or "", kind)
         raise failure(kind(entry.intent.name, entry.error_type or "Error", str(entry.value)), entry.intent.path)
     return entry.value
 
@@ -266,4 +306,6 @@ def error_types(error: BaseException) -> tuple[str, ...]:
     """Names of an error's classes: what rules of a retry policy name."""
     if isinstance(error, EffectFailed):
         return (error.error_type, type(error).__name__)
+    if isinstance(error, ToolRaised):
+        return tuple(error.types)
     return tuple(one.__name__ for one in type(error).__mro__ if one not in (object, BaseException))

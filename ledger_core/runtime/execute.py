@@ -20,13 +20,15 @@ from ledger_core.governance.tool import ToolSpec
 from ledger_core.run.journal import Journal
 from ledger_core.runtime import scope
 from ledger_core.runtime.agent import AgentSpec, Provider
-from ledger_core.runtime.context import AgentContext, SyncContext, made_current
+from ledger_core.runtime.agent_context import AgentContext
+from ledger_core.runtime.context import made_current
 from ledger_core.runtime.driver import BlockingDriver, Driver, HandedBack, Heard, StepStopped, unheard
 from ledger_core.runtime.effect import Surroundings
 from ledger_core.runtime.effects import AllEffects
 from ledger_core.runtime.loop_driver import AsyncDriver
 from ledger_core.runtime.recorder import Recorder
 from ledger_core.runtime.scope import Scope
+from ledger_core.runtime.sync_context import SyncContext
 
 T = TypeVar("T")
 
@@ -66,6 +68,8 @@ class Execution:
     timeout_ns: int | None = None
     drivers: list[Driver] = attrs.field(factory=list)
     """The driver, while there is one: whoever holds this may stop it."""
+    effects: list[AllEffects] = attrs.field(factory=list)
+    """Those of the code, while it is executed, and afterwards."""
     left: list[None] = attrs.field(factory=list)
     """One for each call of the user's that was still under way when the execution was broken off."""
 
@@ -135,8 +139,13 @@ class Execution:
         """The agent's own scope; a later step's has the step's number in it, so that no path of a run is used twice."""
         return Scope("" if self.step_number <= 1 else f"step.{self.step_number}/")
 
+    @property
+    def worked_ns(self) -> int:
+        """For how long the code has worked since the budgets were told."""
+        return sum(one._worked_ns() for one in self.effects)
+
     def _effects(self, driver: Driver) -> AllEffects:
-        return AllEffects(
+        found = AllEffects(
             driver=driver,
             recorder=self.recorder,
             tag=self.tag,
@@ -145,6 +154,8 @@ class Execution:
             seed=self.seed,
             surroundings=self.surroundings,
         )
+        self.effects.append(found)
+        return found
 
     def _identity(self, root: Scope) -> dict[str, Any]:
         return {

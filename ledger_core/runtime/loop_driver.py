@@ -12,6 +12,7 @@ import asyncio
 import contextvars
 import inspect
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -71,6 +72,8 @@ class AsyncDriver:
         self._recorder: Recorder | None = None
         self._parked: dict[str, tuple[asyncio.Future[None], int | None]] = {}
         self._parked_since = 0.0
+        self._idle_ns = 0
+        self._idle_since: int | None = None
         self._context = scope.outer_context()
         """For the driver's own callbacks: a timer in the agent's context would pass for one of the agent's."""
         self.stopped: Any = None
@@ -120,18 +123,35 @@ class AsyncDriver:
         """Whose news to hear while effects wait."""
         self._recorder = recorder
 
+    @property
+    def idle_ns(self) -> int:
+        since = 0 if self._idle_since is None else time.monotonic_ns() - self._idle_since
+        return self._idle_ns + since
+
+    def _rested(self) -> None:
+        """Note whether every effect that is under way is parked: only then does time stand still."""
+        idle = len(self._parked) > 0 and len(self._parked) >= len(self._working)
+        now = time.monotonic_ns()
+        if idle and self._idle_since is None:
+            self._idle_since = now
+        elif not idle and self._idle_since is not None:
+            self._idle_ns += now - self._idle_since
+            self._idle_since = None
+
     async def park(self, path: str, wake_ns: int | None) -> None:
         waiter = self._loop.create_future()
         left = LOOK if wake_ns is None else min(LOOK, max(0, wake_ns - self._clock.now_ns()) / NS)
         timer = self._loop.call_later(left, _answer, waiter)
         self._listen()
         self._parked[path] = (waiter, wake_ns)
+        self._rested()
         self._pump_soon()
         try:
             await waiter
         finally:
             timer.cancel()
             self._parked.pop(path, None)
+            self._rested()
 
     def _listen(self) -> None:
         """Hear of what others append to the run, from the first wait to the end; and look once: it may be there."""
@@ -196,6 +216,8 @@ class AsyncDriver:
         # not `create_task`: the factory's counting is for the agent's own tasks, and this is the hot path
         task = asyncio.Task(work, loop=self._loop, context=scope.outer_context())
         self._working.add(task)
+        if self._idle_since is not None:
+            self._rested()
         task.add_done_callback(self._ended)
         try:
             return await asyncio.shield(task)
@@ -280,6 +302,7 @@ class AsyncDriver:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._working.discard(task)
         if self._parked:
+            self._rested()
             self._pump_soon()
         _seen(task)
 

@@ -18,7 +18,8 @@ from ledger_core.clock import NS, SYSTEM, Clock
 from ledger_core.errors import BadInput, NotFound
 from ledger_core.events import Missing
 from ledger_core.events.run import Driver, RunCreated
-from ledger_core.governance.tool import Function, ToolSpec, spec_of
+from ledger_core.governance.calling import Function
+from ledger_core.governance.tool import ToolSpec, spec_of
 from ledger_core.ids import check_id, check_name, new_id
 from ledger_core.log.log import Log
 from ledger_core.run.journal import Journal
@@ -32,6 +33,7 @@ from ledger_core.runtime.effect import Surroundings
 from ledger_core.runtime.execute import Execution, in_own_thread
 from ledger_core.runtime.folds import Folds, stream_of
 from ledger_core.runtime.foreground import Foreground
+from ledger_core.runtime.governing import Governing
 from ledger_core.runtime.liveness import Life
 from ledger_core.runtime.pulse import Pulse
 from ledger_core.runtime.recorded import Result, RunRecord
@@ -44,11 +46,12 @@ WORKERS = "workers"
 AnyAgent = AgentSpec | Function
 
 
-class Runtime(Steering, Sessions):
+class Runtime(Steering, Sessions, Governing):
     """Runs agents on one ledger. Open with `Runtime.local` or `Runtime.in_memory`; safe for threads and loops."""
 
-    def __init__(self, log: Log, *, models: Models = None, lease: float | None = None) -> None:
+    def __init__(self, log: Log, *, models: Models = None, lease: float | None = None, **rules: Any) -> None:
         self.log = log
+        self._govern(**rules)
         self.folds = Folds()
         self.pulse = Pulse(log)
         self.desk = Desk(log=log, folds=self.folds, alive=self.alive)
@@ -71,17 +74,24 @@ class Runtime(Steering, Sessions):
         models: Models = None,
         clock: Clock = SYSTEM,
         lease: float | None = None,
+        **rules: Any,
     ) -> Runtime:
         """A runtime on the ledger in a directory, created if it is not there. Raises `CannotOpen`, `Damaged`.
 
-        `lease` is how many seconds this process may be stopped before others take its runs over.
+        `lease` is how many seconds this process may be stopped before others take its runs over. `rules` are what
+        governs its runs: `policy`, `sandbox`, `budget`, `prices` (`Governing`). Raises `BadInput` for bad ones.
         """
-        return cls(Log.open(root, clock=clock), models=models, lease=lease)
+        log = Log.open(root, clock=clock)
+        try:
+            return cls(log, models=models, lease=lease, **rules)
+        except BaseException:
+            log.close()
+            raise
 
     @classmethod
-    def in_memory(cls, *, models: Models = None, clock: Clock = SYSTEM) -> Runtime:
+    def in_memory(cls, *, models: Models = None, clock: Clock = SYSTEM, **rules: Any) -> Runtime:
         """A runtime whose ledger ends with the process."""
-        return cls(Log.in_memory(clock=clock), models=models)
+        return cls(Log.in_memory(clock=clock), models=models, **rules)
 
     def __enter__(self) -> Runtime:
         return self
@@ -268,6 +278,7 @@ class Runtime(Steering, Sessions):
             seed=random(32),
             priority=known["priority"] or None,
             capabilities=known["capabilities"],
+            budget=known["budget"] or self._default_budget(code),
             retry=known["retry"],
             timeout_ns=known["timeout_ns"],
             variables=None if session is None else self.session_variables(session),
@@ -331,7 +342,14 @@ class Runtime(Steering, Sessions):
             variables=dict(variables or {}),
             state=document,
             clock=self.log.clock,
-            surroundings=Surroundings(life=self.life, under_way=self._under_way, known=self.known),
+            surroundings=Surroundings(
+                life=self.life,
+                under_way=self._under_way,
+                known=self.known,
+                policy=self.policy,
+                sandboxes=self.sandboxes,
+                prices=self.prices,
+            ),
             heard=self.pulse.heard,
             timeout_ns=state.timeout_ns or spec.timeout_ns if recorder is not None else None,
         )
@@ -358,8 +376,11 @@ def _root(root: str | os.PathLike[str] | None) -> Path:
 
 
 def run(agent: AnyAgent, *, root: str | os.PathLike[str] | None = None, models: Any = None, **options: Any) -> Result:
-    """Run an agent on the ledger in `root`, `$AGENTLEDGER_ROOT`, or `.agentledger`; see `Runtime.run`."""
-    with Runtime.local(_root(root), models=models) as runtime:
+    """Run an agent on the ledger in `root`, `$AGENTLEDGER_ROOT`, or `.agentledger`.
+
+    `options` are those of `Runtime.run`, and `policy`, `sandbox`, `prices` of `Runtime.local`.
+    """
+    with Runtime.local(_root(root), models=models, **_rules(options)) as runtime:
         return runtime.run(agent, **options)
 
 
@@ -367,5 +388,10 @@ async def arun(
     agent: AnyAgent, *, root: str | os.PathLike[str] | None = None, models: Any = None, **options: Any
 ) -> Result:
     """`run`, in the running event loop."""
-    with Runtime.local(_root(root), models=models) as runtime:
+    with Runtime.local(_root(root), models=models, **_rules(options)) as runtime:
         return await runtime.arun(agent, **options)
+
+
+def _rules(options: dict[str, Any]) -> dict[str, Any]:
+    """What governs, taken out of the options of a run."""
+    return {name: options.pop(name) for name in ("policy", "sandbox", "prices") if name in options}

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from ledger_core import codec
+from ledger_core import secret
 from ledger_core.errors import BadInput, NotFound
 from ledger_core.events import Missing
 from ledger_core.events.session import SessionCreated, SessionRunAdded, SessionUpdated
@@ -62,7 +62,7 @@ class Sessions:
             check_name(channel, "channel")
         if variables is not None and not isinstance(variables, Mapping):
             raise BadInput("A session's variables are a dict.", hint='Write variables={"language": "de"}.')
-        plain = codec.roundtrip(dict(variables or {}))
+        plain = secret.plain(dict(variables or {}))
         names = None if grants is None else sorted({check_name(name, "capability") for name in _listed(grants)})
 
         def decision(view: View) -> Iterator[Draft]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ledger_core import codec
+from ledger_core import secret
 from ledger_core.errors import BadInput, NotFound, Refused
 from ledger_core.events import Body
 from ledger_core.ids import check_id, check_name
@@ -50,7 +50,7 @@ class Steering:
         Raises `NotFound`, `BadInput`, and `Refused` for a run that has ended.
         """
         check_name(name, "signal")
-        plain = codec.roundtrip(payload)
+        plain = secret.plain(payload)
         if sender_id is not None:
             check_name(sender_id, "sender")
         tag = self.log.tagger(stream_of(check_id(run_id, "run")))
@@ -83,7 +83,11 @@ class Steering:
         run_id = self.log.event(seq, contents=False).stream.removeprefix("run/")
         who, why = _words(by, "name"), _words(reason, "reason")
         self._decide(
-            run_id, lambda state: answer.approve(state, approval, approved=approved, by=who, reason=why), actor="person"
+            run_id,
+            lambda state: answer.approve(
+                state, approval, approved=approved, by=who, reason=why, now_ns=self.log.clock.now_ns()
+            ),
+            actor="person",
         )
         return run_id
 
@@ -123,4 +127,4 @@ def _found(runs: Runs, run_id: str) -> RunState:
 def _words(text: Any, what: str) -> str:
     if not isinstance(text, str) or len(text) > LONGEST_REASON:
         raise BadInput(f"A {what} is a text of at most {LONGEST_REASON:,} letters.")
-    return text
+    return secret.VAULT.clean_text(text)

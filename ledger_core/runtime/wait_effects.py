@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from ledger_core import chain, codec
+from ledger_core import chain, codec, secret
 from ledger_core.clock import NS
 from ledger_core.errors import BadInput, ChildFailed, EffectFailed, KeyConflict, WaitTimedOut
 from ledger_core.events import Body
 from ledger_core.events.run import RunCreated
 from ledger_core.events.wait import (
+    ApprovalAwaited,
     ApprovalRequested,
     ChildAwaited,
     ChildRunRequested,
@@ -106,7 +107,7 @@ class WaitEffects(Effects):
     async def request_approval(self, place: Place, question: Any, timeout: float | None) -> Any:
         """A person's answer: `{"approved", "by", "reason"}`; raises `WaitTimedOut`."""
         self._check_open()
-        asked = {"question": codec.roundtrip(question), "timeout": duration(timeout)}
+        asked = {"question": secret.plain(question), "timeout": duration(timeout)}
         intent = self._intent(place, "approval", "", asked)
         approval = self._approval(intent.path)
 
@@ -114,6 +115,51 @@ class WaitEffects(Effects):
             tag = approval_tag(approval)
             return ApprovalRequested(
                 path=intent.path, approval=approval, tag=tag, request=intent.request, wake_ns=wake_ns, asked=asked
+            )
+
+        return await self._wait(intent, timeout, body, lambda state: state.approvals.get(approval))
+
+    async def ask_approval(self, place: Place, question: Any, timeout: float | None) -> str:
+        """The id of a request that a person is to answer, while the code goes on."""
+        self._check_open()
+        asked = {"question": secret.plain(question), "timeout": duration(timeout)}
+        intent = self._intent(place, "question", "", asked)
+        entry = self._compared(intent)
+        return str(await self.driver.effect(self._put(intent, entry, timeout), lambda: self._abandoned(intent)))
+
+    async def _put(self, intent: Intent, entry: Entry | None, timeout: float | None) -> str:
+        entry = await self._turn(intent, entry)
+        if entry is not None and entry.final:
+            return str(entry.value)
+        approval = self._approval(intent.path)
+        requested = ApprovalRequested(
+            path=intent.path,
+            approval=approval,
+            tag=approval_tag(approval),
+            request=intent.request,
+            wake_ns=None if timeout is None else self._now_ns() + int(timeout * NS),
+            pending=True,
+            asked=intent.document,
+        )
+        turn = self.driver.drafted()
+        await self._append(lambda *_: (requested,), begins=True)
+        await self.driver.deliver(turn)
+        return approval
+
+    async def await_approval(self, place: Place, approval: str, timeout: float | None) -> Any:
+        """A person's answer to a request that was made before; raises `WaitTimedOut`."""
+        self._check_open()
+        intent = self._intent(place, "answer", approval, {"timeout": duration(timeout)})
+
+        def body(wake_ns: int | None) -> Body:
+            expires = self._state.pending.get(approval)
+            times = [time for time in (wake_ns, expires) if time is not None]
+            return ApprovalAwaited(
+                path=intent.path,
+                approval=approval,
+                request=intent.request,
+                wake_ns=min(times, default=None),
+                asked=intent.document,
             )
 
         return await self._wait(intent, timeout, body, lambda state: state.approvals.get(approval))
@@ -169,11 +215,12 @@ class WaitEffects(Effects):
         if entry is not None and entry.final:
             return replayed(entry, WaitTimedOut if entry.error_type == TIMED_OUT else kind)
         if entry is None:
-            wake_ns = None if timeout is None else self._now_ns() + int(timeout * NS)
+            begun: Any = body(None if timeout is None else self._now_ns() + int(timeout * NS))
+            wake_ns = begun.wake_ns
             if find(self._state) is None and intent.kind == "approval":
-                await self._append(lambda *_: (body(wake_ns),), begins=True)
+                await self._append(lambda *_: (begun,), begins=True)
             else:
-                self._begin(body(wake_ns))
+                self._begin(begun)
         else:
             wake_ns = entry.wake_ns
         while (found := find(self._state)) is None:
@@ -199,7 +246,9 @@ class WaitEffects(Effects):
         self._check_open()
         spec = self._around.known(agent)
         name: str = spec if isinstance(spec, str) else spec.name
-        state = codec.roundtrip(dict(options.get("initial_state") or {}))
+        if options.get("budget") is not None:
+            raise BadInput("A child has no budget of its own.", hint="It draws on that of the run that began it all.")
+        state = secret.plain(dict(options.get("initial_state") or {}))
         chosen = options.get("run_id")
         asked = {"agent": name, "initial_state": state, "run_id": chosen}
         intent = self._intent(place, "child", name, asked)
@@ -241,12 +290,6 @@ class WaitEffects(Effects):
         self._abandoned(intent)
         self._taken.discard(self._given.pop(intent.path, 0))
         self.driver.leave(intent.path)
-
-    def _flush(self) -> None:
-        """Have intents of waits in the log before nobody may be here: people look for them."""
-        assert self._recorder is not None
-        if self._recorder.riders:
-            self.driver.flush_soon(self._recorder)
 
 
 def _created(

@@ -1,0 +1,226 @@
+"""The executor `bubblewrap`: namespaces of its own for a tool, made by bwrap, with a filter of system calls.
+
+Rules: no network but with leave; the root read-only, or nothing but what is named; a /tmp, /proc and /dev of its own; no
+capabilities, no way to new ones; nothing of what is hidden. Where this process is root, bwrap is started as a user of
+its own, so that the tool has no right of root's in any namespace, and its processes are counted. When this process or
+bwrap dies, the kernel ends the tool's namespace of processes, and with it all that is in it. Linux only.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import select
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+import attrs
+
+from ledger_core.governance.sandbox import filter as calls
+from ledger_core.governance.sandbox import launch, probe, users
+from ledger_core.governance.sandbox.ending import Ending, SandboxUnavailable
+from ledger_core.governance.sandbox.executor import Ability, Job, Stop, refuse
+from ledger_core.governance.sandbox.local import converse
+from ledger_core.governance.sandbox.pipes import Pipes
+from ledger_core.governance.sandbox.policy import SandboxPolicy
+from ledger_core.governance.sandbox.view import NETWORK, Mount, view
+
+_OPTIONS: Final = (
+    "--unshare-user",
+    "--unshare-ipc",
+    "--unshare-pid",
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+    "--hostname",
+    "sandbox",
+    "--die-with-parent",
+    "--new-session",
+    "--cap-drop",
+    "ALL",
+    "--chdir",
+    "/tmp",  # noqa: S108 - the sandbox's own
+)
+_REAPER: Final = 1
+"""Processes of bwrap's own that the kernel counts with the tool's."""
+
+
+class BubblewrapExecutor:
+    """Runs tools in namespaces of their own."""
+
+    name = "bubblewrap"
+
+    def inspect(self) -> Ability:
+        """What it can keep here; found once in a process, for the bwrap that is on the path."""
+        return _inspected(shutil.which("bwrap"))
+
+    def check(self, policy: SandboxPolicy) -> None:
+        """Raise `SandboxUnavailable` for a policy that it cannot keep."""
+        refuse(self.name, self.inspect(), policy)
+
+    def run(self, policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Ending:
+        """Run a job; raises `SandboxUnavailable`."""
+        self.check(policy)
+        return run(policy, job, seconds=seconds, stop=stop)
+
+
+def run(policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Ending:
+    """Run a job; raises `SandboxUnavailable`."""
+    program = shutil.which("bwrap")
+    if program is None:
+        raise SandboxUnavailable("There is no bwrap on the path.", hint="Install bubblewrap.")
+    with ExitStack() as held:
+        uid = held.enter_context(users.borrowed()) if os.geteuid() == 0 else None
+        needs = (*job.needs, *(NETWORK if policy.network else ()))
+        mounts = view(read=policy.read, write=policy.write, needs=needs, hide=job.hide, foreign=uid is not None)
+        closed = [mount.path for mount in mounts if mount.closed]
+        opened = launch.doors(closed, uid) if closed and uid is not None else []
+        environment = {**launch.ENVIRONMENT, "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108
+        request = job.request(policy, environment=environment, limits={"NPROC": policy.processes + _REAPER})
+        filtered = held.enter_context(_in_memory(_filter()))
+        options = [*_OPTIONS, "--seccomp", str(filtered), *([] if policy.network else ["--unshare-net"])]
+        options += [word for mount in mounts for word in _option(mount, policy)]
+        options += [word for mount in mounts if mount.kind in ("mask", "dev") for word in ("--remount-ro", mount.path)]
+
+        def start(pipes: Pipes) -> _Wrapped:
+            numbers = (pipes.their_request, pipes.their_answer)
+            python = [*launch.bare("inside.py"), *map(str, numbers), *job.path]
+            return _Wrapped(
+                subprocess.Popen(
+                    [*opened, program, *options, "--json-status-fd", str(pipes.their_status), "--", *python],
+                    stdin=subprocess.DEVNULL,
+                    stdout=pipes.their_output,
+                    stderr=pipes.their_output,
+                    pass_fds=(*numbers, pipes.their_status, filtered),
+                    env=launch.ENVIRONMENT,
+                    cwd="/",
+                    **({} if uid is None or opened else {"user": uid, "group": uid, "extra_groups": []}),
+                    start_new_session=True,
+                ),
+            )
+
+        return converse("bubblewrap", policy, request, start, seconds=seconds, stop=stop)
+
+
+class _Wrapped:
+    """A bwrap that runs: its monitor, and the first process of the tool's namespace."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+
+    def __init__(self, monitor: subprocess.Popen[bytes]) -> None:
+        self._monitor = monitor
+        self._first: int | None = None
+        self._first_fd: int | None = None
+        self.ended = os.pidfd_open(monitor.pid)
+
+    def told(self, line: str) -> None:
+        said = json.loads(line)
+        if "child-pid" in said:
+            self._hold(int(said["child-pid"]))
+        if "exit-code" in said:
+            code = int(said["exit-code"])
+            self.exit_code, self.signal = (code, None) if code <= 128 else (None, code - 128)
+
+    def _hold(self, pid: int) -> None:
+        """Hold the first process by a descriptor, if it still is the monitor's child: numbers are used again."""
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                parent = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            parent = 0
+        if parent == self._monitor.pid:
+            self._first, self._first_fd = pid, fd
+        else:
+            os.close(fd)
+
+    def root(self) -> int | None:
+        return self._first
+
+    def kill(self) -> None:
+        """Kill the first process, with which the kernel kills all others; the monitor ends when it is dead."""
+        if self._first_fd is None:
+            self._monitor.kill()
+            return
+        try:
+            signal.pidfd_send_signal(self._first_fd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def gone(self, seconds: float) -> bool:
+        """Whether the first process is dead, and so all are: it is waited for until the last of them is."""
+        first = [] if self._first_fd is None else [self._first_fd]
+        gone = all(select.select([fd], [], [], seconds)[0] for fd in [*first, self.ended])
+        if not gone:
+            self._monitor.kill()
+        self._monitor.wait()
+        return gone
+
+    def close(self) -> None:
+        for fd in (self.ended, self._first_fd):
+            if fd is not None:
+                os.close(fd)
+
+
+def _option(mount: Mount, policy: SandboxPolicy) -> list[str]:
+    """The words that have bwrap make a mount."""
+    size = str(policy.memory)
+    if mount.kind in ("ro", "rw"):
+        return ["--ro-bind" if mount.kind == "ro" else "--bind", mount.path, mount.path]
+    if mount.kind == "mask":
+        return ["--perms", "0755", "--tmpfs", mount.path] if mount.path != "/" else []
+    if mount.kind == "null":
+        return ["--ro-bind", os.devnull, mount.path]
+    if mount.kind == "private":
+        return ["--perms", "0700", "--size", size, "--tmpfs", mount.path]
+    if mount.kind == "link":
+        return ["--symlink", mount.target, mount.path]
+    if mount.kind == "dev":
+        return ["--dev", mount.path, "--perms", "0700", "--size", size, "--tmpfs", f"{mount.path}/shm"]
+    return ["--proc", mount.path]
+
+
+def _filter() -> bytes:
+    program = calls.program(platform.machine())
+    if program is None:
+        raise SandboxUnavailable(f"There is no filter of system calls for this machine, {platform.machine()}.")
+    return program
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[int]:
+    """A descriptor that another process reads these bytes from."""
+    fd = os.memfd_create("filter", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@functools.lru_cache(maxsize=8)
+def _inspected(program: str | None) -> Ability:
+    """What it can keep, found by trying."""
+    why = probe.lacking()
+    if not why and program is None:
+        why = "there is no bwrap on the path; install bubblewrap"
+    if why:
+        return Ability(available=False, reason=why)
+    notes = {
+        "network": "a network of its own without any machine in it, and no Unix sockets",
+        "filesystem": "mounts of its own: read-only, without what is hidden",
+    }
+    ability = probe.tried(run, host=False, notes=notes)
+    if os.geteuid() != 0 or not ability.available:
+        return ability
+    return attrs.evolve(ability, notes={**ability.notes, "processes": "each tool runs as a user of its own"})

@@ -1,0 +1,161 @@
+"""Finds out what an executor of this machine really keeps, by running what tries to get past it.
+
+Rules: what was not seen to be kept is not kept. A trial costs some tenths of a second, once in a process. This file does
+not know how an executor keeps anything.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import attrs
+
+from ledger_core.governance.sandbox.ending import Ending, SandboxUnavailable
+from ledger_core.governance.sandbox.executor import Ability, Job, Kept, Stop
+from ledger_core.governance.sandbox.naming import needs_of
+from ledger_core.governance.sandbox.policy import SandboxPolicy
+
+_TRIAL: Final = str(Path(__file__).parent / "trial.py")
+_MEMORY: Final = 128 << 20
+_PROCESSES: Final = 6
+_TIMES: Final = (0.4, 2.0, 10.0)
+"""Seconds that the endless trial is given: more, where the machine is too busy to start it in less."""
+
+
+class Run(Protocol):
+    """Runs a job, whatever the policy demands."""
+
+    def __call__(self, policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Ending: ...
+
+
+def lacking() -> str:
+    """What this machine lacks that every executor here needs; empty if it lacks nothing."""
+    if sys.platform != "linux":
+        return f"it needs Linux, and this is {sys.platform}"
+    if not hasattr(os, "pidfd_open") or not os.path.isdir("/proc/self/task"):
+        return "it needs /proc and process descriptors (Linux 5.3)"
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return f"it needs process descriptors (pidfd_open): {error.strerror}"
+    return ""
+
+
+def tried(run: Run, *, host: bool, notes: dict[str, str]) -> Ability:
+    """What a way of running jobs keeps. `notes` say how, by ability."""
+    policy = SandboxPolicy(memory=_MEMORY, processes=_PROCESSES, time=30, filesystem="host" if host else "private")
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            around, time, together = (threads.submit(trial, run, policy) for trial in (_around, _time, _together))
+            seen, timed, shared = around.result(), time.result(), together.result()
+    except (SandboxUnavailable, OSError) as error:
+        return Ability(available=False, reason=str(error).rstrip("."))
+    if isinstance(seen, str):
+        return Ability(available=False, reason=seen)
+    alone = not (seen["network"] or seen["socket"])
+    kept: dict[str, Kept] = {
+        "network": "yes" if alone else "no",
+        "filesystem": "no" if seen["read"] or seen["write"] else "yes",
+        "time": "yes" if timed else "no",
+        "memory": "no" if seen["memory"] else ("all together" if shared else "each process"),
+        "processes": "all together" if 1 < seen["processes"] <= _PROCESSES else "no",
+        "environment": "yes" if set(seen["environment"]) <= {"PATH", "LANG", "HOME", "TMPDIR", "LC_CTYPE"} else "no",
+    }
+    if seen["processes"] == 1:
+        notes = {**notes, "processes": "not one process more could be started"}
+    return Ability(available=True, host=host, notes=notes, **kept)
+
+
+def _around(run: Run, policy: SandboxPolicy) -> dict[str, Any] | str:
+    """What a tool can reach, or why nothing could be run."""
+    with _outside() as (port, pipe, secret), _stop() as stop:
+        job = _job("look_around", [port, pipe, secret, 2 * _MEMORY, 2 * _PROCESSES], hide=(os.path.dirname(secret),))
+        ending = run(policy, job, seconds=policy.time, stop=stop)
+    if ending.outcome.status == "stopped" or ending.raised is not None:
+        return ending.because or f"{ending.raised}"
+    return dict(ending.value)
+
+
+def _time(run: Run, policy: SandboxPolicy) -> bool:
+    """Whether nothing is left of a tool that does not end."""
+    for seconds in _TIMES:
+        mark = f"{3600 + secrets.randbelow(10**9) / 1e9:.9f}"
+        with _stop() as stop:
+            ending = run(attrs.evolve(policy, time=seconds), _job("stay", [mark]), seconds=seconds, stop=stop)
+        if ending.outcome.reason == "time":
+            return not _alive(mark)
+    return False
+
+
+def _together(run: Run, policy: SandboxPolicy) -> bool:
+    """Whether processes that are small, and together too large, are ended."""
+    with _stop() as stop:
+        ending = run(policy, _job("share", [4, _MEMORY // 3]), seconds=10, stop=stop)
+    return ending.outcome.reason == "memory"
+
+
+def _alive(mark: str) -> bool:
+    """Whether a process runs that has a word in its command line."""
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and mark.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _job(name: str, args: list[Any], hide: tuple[str, ...] = ()) -> Job:
+    from ledger_core.governance.sandbox.naming import _path
+
+    path = _path()
+    return Job(
+        file=_TRIAL,
+        module="trial",
+        qualname=name,
+        wrappers=0,
+        path=path,
+        needs=needs_of(path, [_TRIAL]),
+        args=args,
+        kwargs={},
+        hide=hide,
+    )
+
+
+@contextmanager
+def _stop() -> Iterator[Stop]:
+    stop = Stop()
+    try:
+        yield stop
+    finally:
+        stop.close()
+
+
+@contextmanager
+def _outside() -> Iterator[tuple[int, str, str]]:
+    """A port and a Unix socket that answer, and a file that anyone may read, beside which anyone may write."""
+    place = "/var/tmp" if os.path.isdir("/var/tmp") else None  # noqa: S108 - outside the /tmp that a sandbox has anyway
+    directory = tempfile.mkdtemp(prefix="agentledger-trial-", dir=place)
+    try:
+        with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
+            tcp.bind(("127.0.0.1", 0))
+            unix.bind(f"{directory}/socket")
+            secret = Path(directory, "secret")
+            secret.write_text("secret", encoding="utf-8")
+            for path, mode in ((directory, 0o777), (f"{directory}/socket", 0o777), (str(secret), 0o666)):
+                os.chmod(path, mode)
+            for server in (tcp, unix):
+                server.listen()
+            yield tcp.getsockname()[1], f"{directory}/socket", str(secret)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

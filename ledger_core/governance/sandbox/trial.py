@@ -1,0 +1,84 @@
+"""What runs in a sandbox to find out what it keeps: it tries what a tool may not, and says how far it came.
+
+Rules: nothing here does harm where it succeeds. Standard library only; it is loaded as a file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from typing import Any
+
+
+def look_around(port: int, pipe: str, secret: str, memory: int, processes: int) -> dict[str, Any]:
+    """Reach for the network, a Unix socket, a hidden file, the root, memory and processes."""
+    return {
+        "network": _reached(socket.AF_INET, ("127.0.0.1", port)),
+        "socket": _reached(socket.AF_UNIX, pipe),
+        "read": _works(lambda: open(secret, "rb").close()),
+        "write": _works(lambda: os.close(os.open(f"{secret}.new", os.O_CREAT | os.O_WRONLY))),
+        "environment": sorted(os.environ),
+        "memory": _works(lambda: bytearray(memory)),
+        "processes": _forked(processes),
+        "uid": os.getuid(),
+    }
+
+
+def stay(seconds: str) -> None:
+    """Never end: ignore what can be ignored, and leave a process in a session of its own."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execvp("sleep", ["sleep", seconds])
+        os._exit(0)
+    while True:
+        time.sleep(1)
+
+
+def share(kids: int, size: int) -> None:
+    """Take memory in several processes, each of which takes little."""
+    for _ in range(kids):
+        if os.fork() == 0:
+            taken = os.urandom(1 << 20) * (size >> 20)
+            time.sleep(20)
+            os._exit(len(taken) & 1)
+    time.sleep(20)
+
+
+def _reached(family: int, address: Any) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as client:
+            client.settimeout(2)
+            client.connect(address)
+    except OSError:
+        return False
+    return True
+
+
+def _works(attempt: Any) -> bool:
+    try:
+        attempt()
+    except (OSError, MemoryError):
+        return False
+    return True
+
+
+def _forked(most: int) -> int:
+    """How many processes could be had, up to some, this one included."""
+    kids: list[int] = []
+    try:
+        for _ in range(most):
+            kid = os.fork()
+            if kid == 0:
+                time.sleep(20)
+                os._exit(0)
+            kids.append(kid)
+    except OSError:
+        pass
+    for kid in kids:
+        os.kill(kid, signal.SIGKILL)
+        os.waitpid(kid, 0)
+    return len(kids) + 1
