@@ -256,14 +256,12 @@ def idempotency_key(state: RunState, row: ToolEntry) -> str:
 
 def beside(root: Path | None, name: str) -> str | None:
     """A file of rules beside the log; None if there is none. Raises `BadInput` for two."""
-    found = (
-        [] if root is None else [str(root / f"{name}{one}") for one in _SUFFIXES if (root / f"{name}{one}").exists()]
-    )
+    places = [] if root is None else [root / f"{name}{suffix}" for suffix in _SUFFIXES]
+    found = [place for place in places if place.exists()]
     if len(found) > 1:
-        raise BadInput(
-            f"There are {len(found)} files that could be the {name}: {', '.join(map(os.path.basename, found))}."
-        )
-    return found[0] if found else None
+        names = ", ".join(place.name for place in found)
+        raise BadInput(f"There are {len(found)} files that could be the {name}: {names}.", hint="Keep one of them.")
+    return str(found[0]) if found else None
 
 
 def _call(function: Callable[[], Any]) -> None:

@@ -82,7 +82,9 @@ def _place(module: ModuleType, function: Callable[..., Any]) -> tuple[str | None
     if name != "__main__" and not getattr(module, _FILE_MARK, False):
         return None, name
     spec = getattr(module, "__spec__", None)
-    if name == "__main__" and spec is not None and spec.name not in ("__main__", "builtins"):  # python -m package.module
+    if (
+        name == "__main__" and spec is not None and spec.name not in ("__main__", "builtins")
+    ):  # python -m package.module
         return None, spec.name.removesuffix(".__main__") + (".__main__" if spec.name.endswith(".__main__") else "")
     file = getattr(module, "__file__", None)
     if file is None or not os.path.isfile(file):

@@ -90,7 +90,9 @@ class SandboxPolicy:
     output: int = 16 << 20
     """Bytes: the largest result, and the most that it may print."""
     environment: Mapping[str, str] = attrs.field(factory=dict, converter=_variables, hash=False)
-    pass_environment: tuple[str, ...] = attrs.field(default=(), converter=lambda given: tuple(sorted(set(_names(given)))))
+    pass_environment: tuple[str, ...] = attrs.field(
+        default=(), converter=lambda given: tuple(sorted(set(_names(given))))
+    )
     """Names of variables that it inherits; no other."""
     filesystem: Literal["private", "host"] = "private"
     """`host`: it sees and writes what the process that runs it may."""
@@ -136,7 +138,9 @@ class SandboxPolicy:
         A rule's executor takes the place of this one's, which must enforce the policy all the same. Raises `BadInput`.
         """
         other = policy_of(rule)
-        changes: dict[str, Any] = {name: min(getattr(self, name), getattr(other, name)) for name in LIMITS if name in rule}
+        changes: dict[str, Any] = {
+            name: min(getattr(self, name), getattr(other, name)) for name in LIMITS if name in rule
+        }
         if other.executor is not None:
             changes["executor"] = other.executor
         if "network" in rule:

@@ -91,7 +91,9 @@ class Sandboxes:
             unsaid = {name: value for name, value in limits.items() if getattr(asked, name) == getattr(DEFAULT, name)}
             policy = attrs.evolve(asked, **unsaid)
         else:
-            policy = policy_of(asked if asked is not None and not isinstance(asked, Mapping) else {**limits, **(asked or {})})
+            policy = policy_of(
+                asked if asked is not None and not isinstance(asked, Mapping) else {**limits, **(asked or {})}
+            )
         for pattern, rule in self.configuration.tools:
             if fnmatchcase(tool, pattern):
                 policy = policy.tightened(rule)
@@ -108,7 +110,9 @@ class Sandboxes:
                 hint=f"Enable it in the sandbox configuration: executors: {{{name}: {{enabled: true}}}}.",
             )
         if executor is None:
-            later = f"The executor {name} comes later, as an adapter." if name in LATER else f"There is no executor {name}."
+            later = (
+                f"The executor {name} comes later, as an adapter." if name in LATER else f"There is no executor {name}."
+            )
             raise SandboxUnavailable(later, hint=f"There are: {', '.join(sorted(self.executors))}.")
         executor.check(policy)
         hide = (*_secrets(), *self.configuration.hide, *self.hide)
@@ -132,7 +136,12 @@ class Plan:
         return self.policy.digest
 
     def run(
-        self, function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any], *, timeout: float | None = None
+        self,
+        function: Callable[..., Any],
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        timeout: float | None = None,
     ) -> tuple[Any, Outcome]:
         """Call a function in a sandbox: its result, and how the sandbox ended. Blocks, for `timeout` seconds at most.
 
