@@ -8,7 +8,9 @@ from importlib import import_module
 from ledger_core.clock import Clock
 from ledger_core.errors import (
     AgentError,
+    ApprovalDenied,
     BadInput,
+    BudgetExceeded,
     Cancelled,
     CannotOpen,
     ChildFailed,
@@ -24,16 +26,22 @@ from ledger_core.errors import (
     NotFound,
     NotStorable,
     OutcomeUnknown,
+    PermissionDenied,
     Refused,
     RetryableAgentError,
     RunFailed,
+    SandboxFailed,
     StoreFull,
     ToolFailed,
     Unavailable,
     WaitTimedOut,
 )
+from ledger_core.governance.conventions import media_tool
+from ledger_core.governance.policy import Decision, Policy
+from ledger_core.governance.sandbox import SandboxPolicy
 from ledger_core.governance.tool import ToolSpec, tool
 from ledger_core.log.log import Log
+from ledger_core.run.budget import Budget
 from ledger_core.run.retry import RetryPolicy
 from ledger_core.runtime.agent import agent
 from ledger_core.runtime.agent_context import AgentContext
@@ -44,17 +52,22 @@ from ledger_core.runtime.runtime import Runtime, arun, run
 from ledger_core.runtime.sessions import Session
 from ledger_core.runtime.sync_context import SyncContext
 from ledger_core.runtime.worker import Worker
+from ledger_core.secret import Secret
 
 __all__ = [
     "AgentContext",
     "AgentError",
+    "ApprovalDenied",
     "AttachedContext",
     "BadInput",
+    "Budget",
+    "BudgetExceeded",
     "Cancelled",
     "CannotOpen",
     "ChildFailed",
     "Clock",
     "Damaged",
+    "Decision",
     "Diverged",
     "Fenced",
     "InDoubt",
@@ -67,12 +80,17 @@ __all__ = [
     "NotFound",
     "NotStorable",
     "OutcomeUnknown",
+    "PermissionDenied",
+    "Policy",
     "Refused",
     "Result",
     "RetryPolicy",
     "RetryableAgentError",
     "RunFailed",
     "Runtime",
+    "SandboxFailed",
+    "SandboxPolicy",
+    "Secret",
     "Session",
     "StoreFull",
     "SyncContext",
@@ -84,6 +102,7 @@ __all__ = [
     "agent",
     "arun",
     "current_context",
+    "media_tool",
     "run",
     "tool",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from cli.commands import demo, keep, log, prove, runs, serve, steer
+from cli.commands import budget, demo, keep, ledger, log, policy, prove, runs, serve, steer, tools
 from cli.options import DEFAULT_ROOT, pass_settings
 from cli.output import Settings, complain, say
 from ledger_core import __version__
@@ -34,14 +34,25 @@ GROUPS: dict[str, Sequence[click.Command]] = {
         steer.cancel,
         steer.recover_expired,
     ),
-    "See": (runs.runs, runs.status, steer.sessions, steer.approvals, log.log, serve.transcript),
+    "See": (
+        runs.runs,
+        runs.status,
+        steer.sessions,
+        steer.approvals,
+        ledger.ledger,
+        budget.budget,
+        ledger.artifacts,
+        log.log,
+        serve.transcript,
+    ),
+    "Govern": (policy.policy, tools.tools),
     "Prove": (prove.verify, prove.replay),
     "Keep": (keep.init, keep.doctor),
 }
 
 
 class Commands(click.Group):
-    """The commands, in their four groups."""
+    """The commands, in their groups."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx

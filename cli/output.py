@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ledger_core.errors import LedgerError
+from ledger_core.secret import VAULT
 
 _SHORT = 100
 
@@ -31,6 +32,8 @@ class Settings:
     """What the words before a command's name said."""
 
     root: Path
+    policy: str | None = None
+    sandbox: str | None = None
     json: bool = False
     debug: bool = False
 
@@ -38,20 +41,21 @@ class Settings:
 def emit(settings: Settings, value: dict[str, Any], render: Callable[[], None]) -> None:
     """Print a command's object: as JSON, or as `render` does."""
     if settings.json:
-        click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+        text = json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+        click.echo(VAULT.clean_text(text))
     else:
         render()
 
 
 def say(text: str) -> None:
     """Words for a person, on stderr."""
-    click.echo(text, err=True)
+    click.echo(VAULT.clean_text(text), err=True)
 
 
 def complain(settings: Settings, error: LedgerError) -> None:
     """An error: one sentence and a hint on stderr, or the object on stdout."""
     if settings.json:
-        click.echo(json.dumps(error.as_json(), ensure_ascii=False, default=str))
+        click.echo(VAULT.clean_text(json.dumps(error.as_json(), ensure_ascii=False, default=str)))
     say(harmless(f"error: {error.sentence}"))
     if error.hint:
         say(harmless(error.hint.strip("\n")))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ledger_core.run.budget import amount_words
 from ledger_core.run.schedule import STUCK
 from ledger_core.run.state import RunState, Wait
 
@@ -21,7 +22,8 @@ _NEXT = {
     "cancelled": "It was cancelled. See who asked, and why: agentledger log show {run} --type run_cancel_requested",
 }
 _STUCK = {
-    "in doubt": "Somebody has to find out whether that happened. Then: agentledger resume {run}",
+    "in doubt": "Find out whether that happened, and say so: "
+    "agentledger ledger settle {run}:{path} --as succeeded|no-effect --because TEXT",
     "blocked": "Mend that, then: agentledger resume {run}",
 }
 _WAITS = {
@@ -31,6 +33,8 @@ _WAITS = {
     "settle": "Nothing: it is asked again by itself where a worker serves it, or with: agentledger resume {run}",
     "child": "See the child: agentledger status {name}",
     "signal": "Send it: agentledger signal {run} {name} --payload JSON",
+    "budget": "Raise it: agentledger budget set; or let those settle that hold it: agentledger ledger --in-doubt",
+    "key": "See the run that holds the key: agentledger status {name}",
     "approval": "Answer: agentledger approve {name}, or agentledger deny {name} --reason TEXT",
 }
 _WHO = {
@@ -41,6 +45,8 @@ _WHO = {
     "child": "child run {name}",
     "signal": "signal {name}",
     "approval": "a person to answer {name}",
+    "budget": "room in the budget of {name}",
+    "key": "run {name}, which holds the same logical key",
 }
 
 
@@ -71,7 +77,7 @@ def next_step(state: RunState, *, lost: bool = False) -> str:
     if lost:
         text = _NEXT["pending"].replace("Nobody works on it yet.", "Its worker is gone.")
     elif state.status == "waiting" and state.waiting in STUCK:
-        text = _STUCK[str(state.waiting)]
+        text = _STUCK[str(state.waiting)].replace("{path}", state.in_doubt[0].path if state.in_doubt else "PATH")
     elif state.status == "waiting" and state.retry_ns is not None:
         text = _WAITS["retry"]
     elif any(state.answer(path) is not None for path in state.waits) and state.status == "waiting":
@@ -94,7 +100,8 @@ def cost_words(state: RunState) -> str:
     tools = sum(state.tools.values())
     words = f"{calls}, {tools:,} tool call{'' if tools == 1 else 's'}"
     tokens = state.input_tokens + state.output_tokens
-    return words + (f", {state.input_tokens:,} tokens in and {state.output_tokens:,} out" if tokens else "")
+    words += f", {state.input_tokens:,} tokens in and {state.output_tokens:,} out" if tokens else ""
+    return words + (f", {amount_words('usd_nano', state.usd_nano)}" if state.usd_nano else "")
 
 
 def _ordered(state: RunState) -> list[Wait]:

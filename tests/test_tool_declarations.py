@@ -142,6 +142,8 @@ def test_a_partial_of_a_tool_is_that_tool_with_something_fixed():
         assert spec.verify(*positional, **keywords) == ["t", SECRET]
         with pytest.raises(BadInput, match="account"):
             spec.check({"title": "t", "account": "other"})
+    with pytest.raises(BadInput, match="The partial of create fixes what it does not take"):
+        spec_of(functools.partial(create, 1, 2, 3))
     plain = spec_of(functools.partial(fetch, token=SECRET))
     assert (plain.name, plain.description) == ("fetch", "Fetch it.")
     assert inspect.iscoroutinefunction(plain.function)
@@ -233,6 +235,7 @@ def test_a_spec_is_a_value():
 
     assert spec.input_schema["properties"]["url"] == {"type": "string"}
     assert hash(spec) == hash(attrs.evolve(spec))
+    assert SECRET not in repr(attrs.evolve(spec, sandbox={"environment": {"TOKEN": SECRET}}))
     assert spec == attrs.evolve(spec)
     assert attrs.evolve(spec, input_schema=None).input_schema["required"] == ["url"]
     assert attrs.evolve(spec, function=len).function is len

@@ -58,7 +58,7 @@ def replay(settings: Settings, run_name: str, target: str | None) -> int:
 
     Exits with 4 at the first place where the code does something else than was recorded.
     """
-    with open_log(settings) as log, Runtime(log) as runtime:
+    with open_log(settings) as log, Runtime(log, policy=[], sandbox={}) as runtime:
         run_id = runs.resolve(runtime.log, run_name)
         if runtime.state(run_id).driver == "external":
             found = strict.refold(runtime, run_id)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cli.options import DEFAULT_ROOT, document, open_log, open_runtime, pass_settings
+from cli.options import DEFAULT_ROOT, document, open_log, open_runtime, pass_settings, rules
 from cli.output import Settings, ago, complain, count, emit, harmless, say, short, table
 from ledger_core.errors import BadInput
 from ledger_core.log.log import Log
@@ -60,7 +60,7 @@ def run(
     """
     spec = targets.load(target)
     asked: dict[str, Any] = {"session_id": session_id, "priority": priority, "capabilities": list(capabilities)}
-    with Runtime.local(settings.root) as runtime:
+    with Runtime.local(settings.root, **rules(settings)) as runtime:
         if detach:
             made = runtime.create_run(spec, initial_state=document(input_), run_id=run_id, **asked)
             emit(settings, status_json(runtime.state(made)), lambda: click.echo(made))

@@ -14,7 +14,7 @@ from types import FrameType
 import click
 
 from cli import plans
-from cli.options import document, open_log, pass_settings
+from cli.options import document, open_log, pass_settings, rules, with_default
 from cli.output import Settings, count, emit, harmless, say
 from ledger_core.runtime import target as targets
 from ledger_core.runtime.protocol import Protocol
@@ -23,22 +23,7 @@ from projections import runs as run_list
 from projections import transcript as transcripts
 
 
-class _Serving(click.Group):
-    """`worker TARGET…` serves; `worker plan …` is the one command beside it."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] in self.commands:
-            return super().resolve_command(ctx, args)
-        return "serve", self.commands["serve"], args
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = not args or args[0] in ("-h", "--help", *self.commands)
-        return super().parse_args(ctx, args if own else ["serve", *args])
-
-
-@click.group(cls=_Serving)
+@click.group(cls=with_default("serve"))
 def worker() -> None:
     """Serve runs: worker TARGET… [--concurrency N]; worker plan prints deployment units.
 
@@ -79,7 +64,7 @@ def serve(
     """
     agents = [targets.load(name) for name in target_names]
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    with Runtime.local(settings.root, lease=lease) as runtime:
+    with Runtime.local(settings.root, lease=lease, **rules(settings)) as runtime:
         worker_id = runtime.worker_id
         serving = runtime.worker(
             *agents, concurrency=concurrency, capabilities=capabilities, any_code=any_code, grace=grace
@@ -173,7 +158,7 @@ def attach(settings: Settings, run_id: str, agent: str, input_: str | None, tool
     tools = [] if tools_from is None else list(targets.load(tools_from).tools.values())
     state = document(input_)
     with (
-        Runtime.local(settings.root) as runtime,
+        Runtime.local(settings.root, **rules(settings)) as runtime,
         runtime.attach(run_id, agent=agent, initial_state=state, tools=tools) as ctx,
     ):
         protocol = Protocol(ctx)

@@ -13,6 +13,7 @@ import click
 from cli.options import open_log, open_runtime, pass_settings
 from cli.output import Settings, ago, count, emit, say, short, table
 from ledger_core.errors import BadInput
+from ledger_core.events.govern import ToolApprovalRequired
 from ledger_core.events.wait import ApprovalRequested
 from ledger_core.runtime.folds import stream_of
 from ledger_core.runtime.sessions import fold_session
@@ -71,20 +72,21 @@ def approvals(settings: Settings) -> None:
     found: list[dict[str, Any]] = []
     with open_log(settings) as log:
         for state in run_list.waiting_for_people(log):
-            asked = {one.name: one for one in state.waits.values() if one.kind == "approval"}
+            waits = [one for one in state.waits.values() if one.kind == "approval"]
+            asked = state.pending | {one.name: one.wake_ns for one in waits}
             for event in log.stream(stream_of(state.run)):
                 body = event.body
-                if isinstance(body, ApprovalRequested) and body.approval in asked:
-                    one = asked[body.approval]
-                    question = plain(body.asked)
+                if isinstance(body, (ApprovalRequested, ToolApprovalRequired)) and body.approval in asked:
+                    until = asked[body.approval]
                     found.append(
                         {
                             "approval_id": body.approval,
                             "run_id": state.run,
                             "agent": state.agent,
-                            "question": question.get("question") if isinstance(question, dict) else question,
-                            "since": one.since_ns / _NS,
-                            "until": None if one.wake_ns is None else one.wake_ns / _NS,
+                            "tool": getattr(body, "tool", None),
+                            "question": _question(body),
+                            "since": event.time_ns / _NS,
+                            "until": None if until is None else until / _NS,
                         }
                     )
     found.sort(key=lambda one: one["since"])
@@ -100,6 +102,14 @@ def approvals(settings: Settings) -> None:
         say("Answer: agentledger approve APPROVAL, or agentledger deny APPROVAL --reason TEXT")
 
     emit(settings, {"approvals": found}, render)
+
+
+def _question(body: ApprovalRequested | ToolApprovalRequired) -> Any:
+    """What a person is asked: a question of the code's, or whether a tool may be called."""
+    if isinstance(body, ApprovalRequested):
+        question = plain(body.asked)
+        return question.get("question") if isinstance(question, dict) else question
+    return {"call": body.tool, "version": body.tool_version, "with": plain(body.arguments), "why": plain(body.reason)}
 
 
 def _answering(name: str, words: str) -> click.Command:

@@ -30,12 +30,10 @@ _LONGEST: Final = 1024
 _STRICT: Final = frozenset(
     (
         *("$defs", "$ref", "anyOf", "const", "description", "enum", "title", "type"),
-        *("additionalProperties", "items", "maxItems", "minItems", "properties", "required"),
-        *("exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf", "pattern"),
+        *("additionalProperties", "items", "properties", "required"),
     )
 )
-"""Keywords that OpenAI's strict mode knows, of those that mean the same there."""
-
+"""Keywords that OpenAI's strict mode has always known; one that some models know does not make a schema strict."""
 _UNSAID: Final = {
     "idempotency": "none",
     "approval_timeout": None,
@@ -74,7 +72,7 @@ def row(declared: Declared) -> dict[str, Any]:
         "name": declared.name,
         "version": declared.version,
         "description": declared.description,
-        "input_schema": declared.input_schema or parameters_of(declared.function),
+        "input_schema": _schema_or_names(declared),
         "output_schema": declared.output_schema,
         "side_effect": declared.side_effect,
         "risk_level": declared.risk_level,
@@ -91,6 +89,11 @@ def row(declared: Declared) -> dict[str, Any]:
         "compensable": declared.compensate is not None,
     }
     return copy.deepcopy(found)
+
+
+def _schema_or_names(spec: ToolSpec) -> Any:
+    schema = spec.input_schema
+    return parameters_of(spec.function) if schema is None else schema
 
 
 def openai_name(name: str) -> str:

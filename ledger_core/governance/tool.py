@@ -68,7 +68,7 @@ class ToolSpec:
     approval_timeout: float | None = None
     """Seconds until a request for approval expires."""
     sandbox_required: bool = False
-    sandbox: Any = attrs.field(default=None, hash=False)
+    sandbox: Any = attrs.field(default=None, hash=False, repr=False)
     """A sandbox policy, or a mapping of one."""
     compensate: Function | None = None
     """Undoes a call: the tool's arguments; may name `idempotency_key`, and `result`, the tool's result."""
@@ -367,8 +367,8 @@ def _as_declared(spec: ToolSpec, function: Function) -> ToolSpec:
                 hooks[name] = getattr(owner, label)
     fixed = _fixed(function)
     for name in ("verify", "compensate"):
-        if hooks[name] is not None:
-            known = inspect.signature(hooks[name]).parameters.keys() & fixed.keys()
+        if fixed and hooks[name] is not None:
+            known = shape_of(hooks[name]).signature.parameters.keys() & fixed.keys()
             if known:  # the same arguments: what is fixed for the tool is fixed for its hooks
                 hooks[name] = functools.partial(hooks[name], **{one: fixed[one] for one in known})
     return attrs.evolve(spec, function=function, **hooks)
@@ -378,7 +378,10 @@ def _fixed(function: Function) -> dict[str, Any]:
     """What partials have fixed, by name."""
     fixed: dict[str, Any] = {}
     while isinstance(function, functools.partial):
-        found = inspect.signature(function.func).bind_partial(*function.args, **function.keywords)
+        try:
+            found = inspect.signature(function.func).bind_partial(*function.args, **function.keywords)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"The partial of {name_of(function)} fixes what it does not take: {error}.") from None
         fixed = {**found.arguments, **fixed}
         function = function.func
     return fixed

@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 
 from ledger_core import chain, codec, secret
-from ledger_core.errors import BadInput, LedgerError, NotFound, Refused
+from ledger_core.errors import BadInput, NotFound, Refused
 from ledger_core.events import Body, Missing
 from ledger_core.events.effect import SettledAs, ToolCallRequested
 from ledger_core.governance.calling import Function
@@ -116,14 +116,7 @@ class Governing:
 
     def budgets(self) -> list[Account]:
         """All budgets, as they stand."""
-        found = []
-        for kind in ("run", "session", "agent"):
-            for stream in self.log.streams(f"budget_{kind}/"):
-                head = self.log.stream_head(stream)
-                assert head is not None
-                body: Any = self.log.event(head.seq, contents=False).body
-                found.append(budget.account_of(body))
-        return found
+        return budgets_of(self.log)
 
     # Calls that a person settles
 
@@ -240,6 +233,18 @@ class Governing:
             start = rows[-1].key + b"\0"
 
 
+def budgets_of(log: Log) -> list[Account]:
+    """All budgets of a ledger, as they stand."""
+    found = []
+    for kind in ("run", "session", "agent"):
+        for stream in log.streams(f"budget_{kind}/"):
+            head = log.stream_head(stream)
+            assert head is not None
+            body: Any = log.event(head.seq, contents=False).body
+            found.append(budget.account_of(body))
+    return found
+
+
 def account_name(*, run: str | None = None, session: str | None = None, agent: str | None = None) -> str:
     """The name of the account of what is bounded; raises `BadInput` unless it is one thing."""
     given = [(kind, of) for kind, of in (("run", run), ("session", session), ("agent", agent)) if of is not None]
@@ -274,4 +279,4 @@ def _call(function: Callable[[], Any]) -> None:
         asyncio.run(wait())
 
 
-__all__ = ["CallRef", "Governing", "LedgerError", "account_name", "beside", "idempotency_key"]
+__all__ = ["CallRef", "Governing", "account_name", "beside", "budgets_of", "idempotency_key"]

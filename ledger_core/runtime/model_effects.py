@@ -50,6 +50,8 @@ class ModelEffects(Departure):
         self, intent: Intent, entry: Entry | None, raw: Any, timeout: float | None, policy: RetryPolicy
     ) -> Any:
         entry = await self._turn(intent, entry) or Entry(intent=intent, seq=0, attempt=0)
+        if not entry.final:
+            entry.intent = intent  # the same by its tag; what was held is recorded without its words
         while not entry.final:
             if entry.wake_ns is not None:
                 await self._until(intent.path, entry.wake_ns)

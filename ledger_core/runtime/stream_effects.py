@@ -77,6 +77,7 @@ class ChunkSource:
         if self._recorded is not None:
             return self._replayed()
         self._entry = self._entry or Entry(intent=self._intent, seq=0, attempt=0)
+        self._entry.intent = self._intent
         return await self._live(self._entry)
 
     def _replayed(self) -> Any:

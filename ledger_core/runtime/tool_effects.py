@@ -65,6 +65,7 @@ class ToolEffects(Doubt):
         if spec is None:
             raise self._stopped(self._no_tool(intent.name))
         entry = entry or Entry(intent=intent, seq=0, attempt=0, no_effect=True)
+        entry.intent = intent  # the same by its tag; what was held at the gate is recorded without its words
         entry.writes = entry.writes or spec.side_effect == "external_write"
         while not entry.final:
             if entry.wake_ns is not None:

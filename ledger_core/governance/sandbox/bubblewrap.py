@@ -8,7 +8,6 @@ bwrap dies, the kernel ends the tool's namespace of processes, and with it all t
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -46,6 +46,8 @@ _OPTIONS: Final = (
     "--chdir",
     "/tmp",  # noqa: S108 - the sandbox's own
 )
+_SHARED: Final = 64 << 20
+"""Bytes of /dev/shm; /tmp holds as much as the policy's memory."""
 _REAPER: Final = 1
 """Processes of bwrap's own that the kernel counts with the tool's."""
 
@@ -55,9 +57,17 @@ class BubblewrapExecutor:
 
     name = "bubblewrap"
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str | None, Ability] = {}
+
     def inspect(self) -> Ability:
         """What it can keep here; found once in a process, for the bwrap that is on the path."""
-        return _inspected(shutil.which("bwrap"))
+        program = shutil.which("bwrap")
+        with self._lock:
+            if program not in self._found:
+                self._found[program] = _inspected(program)
+            return self._found[program]
 
     def check(self, policy: SandboxPolicy) -> None:
         """Raise `SandboxUnavailable` for a policy that it cannot keep."""
@@ -80,6 +90,7 @@ def run(policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Endin
         mounts = view(read=policy.read, write=policy.write, needs=needs, hide=job.hide, foreign=uid is not None)
         closed = [mount.path for mount in mounts if mount.closed]
         opened = launch.doors(closed, uid) if closed and uid is not None else []
+        user = None if opened else uid  # where doors are opened, that program changes the user
         environment = {**launch.ENVIRONMENT, "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108
         request = job.request(policy, environment=environment, limits={"NPROC": policy.processes + _REAPER})
         filtered = held.enter_context(_in_memory(_filter()))
@@ -99,7 +110,9 @@ def run(policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Endin
                     pass_fds=(*numbers, pipes.their_status, filtered),
                     env=launch.ENVIRONMENT,
                     cwd="/",
-                    **({} if uid is None or opened else {"user": uid, "group": uid, "extra_groups": []}),
+                    user=user,
+                    group=user,
+                    extra_groups=None if user is None else [],
                     start_new_session=True,
                 ),
             )
@@ -156,14 +169,14 @@ class _Wrapped:
         except ProcessLookupError:
             pass
 
-    def gone(self, seconds: float) -> bool:
-        """Whether the first process is dead, and so all are: it is waited for until the last of them is."""
+    def left(self, seconds: float) -> str:
+        """Nothing, if the first process is dead: the kernel lets it die after all others."""
         first = [] if self._first_fd is None else [self._first_fd]
         gone = all(select.select([fd], [], [], seconds)[0] for fd in [*first, self.ended])
         if not gone:
             self._monitor.kill()
         self._monitor.wait()
-        return gone
+        return "" if gone else f"it could not be ended within {seconds:g} s, and may still run"
 
     def close(self) -> None:
         for fd in (self.ended, self._first_fd):
@@ -185,7 +198,16 @@ def _option(mount: Mount, policy: SandboxPolicy) -> list[str]:
     if mount.kind == "link":
         return ["--symlink", mount.target, mount.path]
     if mount.kind == "dev":
-        return ["--dev", mount.path, "--perms", "0700", "--size", size, "--tmpfs", f"{mount.path}/shm"]
+        return [
+            "--dev",
+            mount.path,
+            "--perms",
+            "0700",
+            "--size",
+            str(min(_SHARED, policy.memory)),
+            "--tmpfs",
+            f"{mount.path}/shm",
+        ]
     return ["--proc", mount.path]
 
 
@@ -208,7 +230,6 @@ def _in_memory(data: bytes) -> Iterator[int]:
         os.close(fd)
 
 
-@functools.lru_cache(maxsize=8)
 def _inspected(program: str | None) -> Ability:
     """What it can keep, found by trying."""
     why = probe.lacking()
@@ -224,3 +245,6 @@ def _inspected(program: str | None) -> Ability:
     if os.geteuid() != 0 or not ability.available:
         return ability
     return attrs.evolve(ability, notes={**ability.notes, "processes": "each tool runs as a user of its own"})
+
+
+EXECUTOR: Final = BubblewrapExecutor()

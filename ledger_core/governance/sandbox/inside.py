@@ -95,13 +95,15 @@ def find(file: str | None, module: str, qualname: str, wrappers: int) -> Any:
 
 
 def _from_file(path: str, name: str) -> ModuleType:
-    from _frozen_importlib_external import SourceFileLoader  # type: ignore[import-not-found]  # importlib's own
+    from _frozen_importlib_external import SourceFileLoader
 
     module = type(sys)(name)
     module.__file__ = path
     module.__agentledger_file__ = True  # type: ignore[attr-defined]
     sys.modules[name] = module
-    exec(SourceFileLoader(name, path).get_code(name), vars(module))
+    code = SourceFileLoader(name, path).get_code(name)
+    assert code is not None
+    exec(code, vars(module))
     return module
 
 

@@ -17,7 +17,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 _PDEATHSIG, _DUMPABLE, _SUBREAPER, _NO_NEW_PRIVILEGES = 1, 4, 36, 38  # linux/prctl.h
 _KILL, _STOP = 9, 19
@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> NoReturn:
             os.close(fd)
         _become(uid, keeper, directory)
         _run(inside, request, answer, arguments[9:])
+    os.write(status, b"held\n")
     os.close(request)
     os.close(answer)
     _wait([life, watched, os.pidfd_open(tool)], limit)
@@ -70,12 +71,14 @@ def _become(uid: int, keeper: int, directory: str) -> None:
 
 
 def _run(inside: str, request: int, answer: int, path: list[str]) -> NoReturn:
-    from _frozen_importlib_external import SourceFileLoader  # type: ignore[import-not-found]  # importlib's own
+    from _frozen_importlib_external import SourceFileLoader
 
-    names: dict[str, object] = {"__name__": "inside"}
-    exec(SourceFileLoader("inside", inside).get_code("inside"), names)
+    code = SourceFileLoader("inside", inside).get_code("inside")
+    assert code is not None
+    names: dict[str, Any] = {"__name__": "inside"}
+    exec(code, names)
     try:
-        names["main"](request, answer, path)  # type: ignore[operator]
+        names["main"](request, answer, path)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -16,7 +16,14 @@ from typing import Final, Protocol
 import attrs
 
 from ledger_core.governance.sandbox import watch
-from ledger_core.governance.sandbox.ending import MOST_STDERR, Ending, Reason, Seen, ending_of
+from ledger_core.governance.sandbox.ending import (
+    MOST_STDERR,
+    Ending,
+    Reason,
+    SandboxUnavailable,
+    Seen,
+    ending_of,
+)
 from ledger_core.governance.sandbox.executor import Stop
 from ledger_core.governance.sandbox.pipes import Pipes, pipes, read, write
 from ledger_core.governance.sandbox.policy import SandboxPolicy
@@ -50,8 +57,8 @@ class Started(Protocol):
         """Kill all of it; may be called again."""
         ...
 
-    def gone(self, seconds: float) -> bool:
-        """Wait until nothing of it is left; False if that took longer."""
+    def left(self, seconds: float) -> str:
+        """Wait until nothing of it is left, for so long at most: why something may be, or nothing."""
         ...
 
     def close(self) -> None:
@@ -68,12 +75,15 @@ def converse(
     seconds: float,
     stop: Stop,
 ) -> Ending:
-    """Start a sandbox, have it answer a request, and end it; what `start` raises is raised."""
+    """Start a sandbox, have it answer a request, and end it; raises `SandboxUnavailable` if it cannot be started."""
     began = time.monotonic()
     with pipes() as ours:
-        started = start(ours)
+        try:
+            started = start(ours)
+        except OSError as error:
+            raise SandboxUnavailable(f"The executor {name} could not start a sandbox: {error}.") from None
         talk = _Talk(ours, started, policy, memoryview(request), stop, seconds)
-        gone = False
+        left = ""
         try:
             ours.close_theirs()
             talk.hold(began + seconds)
@@ -81,12 +91,12 @@ def converse(
             try:
                 talk.take_status()
                 started.kill()
-                gone = started.gone(_END_WITHIN)
+                left = started.left(_END_WITHIN)
                 talk.drain()
             finally:
                 started.close()
-    if not gone:
-        talk.end("killed", f"it could not be ended within {_END_WITHIN:g} s, and may still run")
+    if left:
+        talk.end("killed", left)
     seen = Seen(
         executor=name,
         reason=talk.reason,
@@ -162,7 +172,7 @@ class _Talk:
                 (poll.register if wanted else poll.unregister)(self.pipes.request)
                 asking = wanted
             if self._answered is not None:
-                self.pipes.close("request")  # it has been looked at, and may go
+                self.pipes.tell("request")  # it has been looked at, and may go
             now = time.monotonic()
             if now >= look_at:
                 self.look()
@@ -170,6 +180,8 @@ class _Talk:
             if now >= until:
                 if self._answered is None:
                     self.end("time", f"it was not done after {self.seconds:g} s")
+                elif not self.reply.finished:
+                    self.end("output", "it closed its answer's pipe, and gave none")
                 break
 
     def look(self) -> None:

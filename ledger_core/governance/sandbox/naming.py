@@ -31,7 +31,7 @@ def job_of(
     """The job of calling a function; raises `SandboxUnavailable` for one that cannot be found by its name."""
     module, qualname, wrappers = _found(function)
     file, name = _place(module, function)
-    path = _path()
+    path = path_here()
     return Job(
         file=file,
         module=name,
@@ -102,7 +102,7 @@ def _package(name: str) -> list[str]:
     return [place for place in places if isinstance(place, str)]
 
 
-def _path() -> tuple[str, ...]:
+def path_here() -> tuple[str, ...]:
     """Where modules are looked for, without what depends on the working directory; `ledger_core`'s own place last."""
     home = os.path.dirname(os.path.dirname(os.path.abspath(str(ledger_core.__file__))))
     path = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]

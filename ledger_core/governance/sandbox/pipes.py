@@ -1,8 +1,7 @@
 """The pipes between this process and a sandbox.
 
-Rules: every end is closed when the block ends, whatever happened; what this side reads or writes never blocks. None is
-inherited by a process that is started elsewhere (PEP 446); a sandbox is passed its own ends by number. The end of `life`
-on this side is held by nobody else: where it is closed, this process has let go, or is dead.
+Rules: every end is closed when the block ends, whatever happened; what this side reads or writes never blocks. None is inherited by a program that is started elsewhere (PEP 446), but by a fork of this process: so no end of a pipe
+is waited for where nothing else would tell. A sandbox is passed its own ends by number.
 """
 
 from __future__ import annotations
@@ -40,6 +39,16 @@ class Pipes:
             if fd >= 0:
                 os.close(fd)
 
+    def tell(self, name: str) -> None:
+        """Have the other side see that this is over: by a byte, since a fork of this process may hold the pipe open."""
+        fd = getattr(self, name)
+        if fd >= 0:
+            try:
+                os.write(fd, b"!")
+            except OSError:  # it is full, or nobody reads it: then it is seen in another way
+                pass
+        self.close(name)
+
     def close_theirs(self) -> None:
         """Close what the other side has by now."""
         self.close(*(name for name in _NAMES if name.startswith("their_")))
@@ -57,7 +66,7 @@ def pipes() -> Iterator[Pipes]:
             pair = os.pipe()
             setattr(made, read, pair[0])
             setattr(made, write, pair[1])
-        for fd in (made.request, made.answer, made.output, made.status):
+        for fd in (made.request, made.answer, made.output, made.status, made.life):
             os.set_blocking(fd, False)
         yield made
     finally:

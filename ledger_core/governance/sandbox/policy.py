@@ -49,6 +49,10 @@ def _paths(given: Any) -> tuple[str, ...]:
     return tuple(sorted(set(found)))
 
 
+def _passed(given: Any) -> tuple[str, ...]:
+    return tuple(sorted(set(_names(given))))
+
+
 def _variables(given: Any) -> dict[str, str]:
     if not isinstance(given, Mapping) or len(given) > _MOST:
         raise BadInput(f"{given!r:.100} is no environment.", hint='Write environment={"NAME": "value"}.')
@@ -90,9 +94,7 @@ class SandboxPolicy:
     output: int = 16 << 20
     """Bytes: the largest result, and the most that it may print."""
     environment: Mapping[str, str] = attrs.field(factory=dict, converter=_variables, hash=False)
-    pass_environment: tuple[str, ...] = attrs.field(
-        default=(), converter=lambda given: tuple(sorted(set(_names(given))))
-    )
+    pass_environment: tuple[str, ...] = attrs.field(default=(), converter=_passed)
     """Names of variables that it inherits; no other."""
     filesystem: Literal["private", "host"] = "private"
     """`host`: it sees and writes what the process that runs it may."""

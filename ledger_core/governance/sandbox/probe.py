@@ -18,16 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import attrs
-
 from ledger_core.governance.sandbox.ending import Ending, SandboxUnavailable
-from ledger_core.governance.sandbox.executor import Ability, Job, Kept, Stop
-from ledger_core.governance.sandbox.naming import needs_of
+from ledger_core.governance.sandbox.executor import Ability, Job, Stop
+from ledger_core.governance.sandbox.naming import needs_of, path_here
 from ledger_core.governance.sandbox.policy import SandboxPolicy
 
 _TRIAL: Final = str(Path(__file__).parent / "trial.py")
 _MEMORY: Final = 128 << 20
 _PROCESSES: Final = 6
+_ENVIRONMENT: Final = frozenset(("PATH", "LANG", "HOME", "TMPDIR"))
 _TIMES: Final = (0.4, 2.0, 10.0)
 """Seconds that the endless trial is given: more, where the machine is too busy to start it in less."""
 
@@ -52,52 +51,52 @@ def lacking() -> str:
 
 
 def tried(run: Run, *, host: bool, notes: dict[str, str]) -> Ability:
-    """What a way of running jobs keeps. `notes` say how, by ability."""
+    """What a way of running jobs keeps; `notes` say how, by ability."""
     policy = SandboxPolicy(memory=_MEMORY, processes=_PROCESSES, time=30, filesystem="host" if host else "private")
     try:
         with ThreadPoolExecutor(3) as threads:
-            around, time, together = (threads.submit(trial, run, policy) for trial in (_around, _time, _together))
-            seen, timed, shared = around.result(), time.result(), together.result()
+            around = threads.submit(_around, run, policy)
+            ended, shared = threads.submit(_ended, run, policy), threads.submit(_shared, run, policy)
+            ending, in_time, together = around.result(), ended.result(), shared.result()
     except (SandboxUnavailable, OSError) as error:
         return Ability(available=False, reason=str(error).rstrip("."))
-    if isinstance(seen, str):
-        return Ability(available=False, reason=seen)
-    alone = not (seen["network"] or seen["socket"])
-    kept: dict[str, Kept] = {
-        "network": "yes" if alone else "no",
-        "filesystem": "no" if seen["read"] or seen["write"] else "yes",
-        "time": "yes" if timed else "no",
-        "memory": "no" if seen["memory"] else ("all together" if shared else "each process"),
-        "processes": "all together" if 1 < seen["processes"] <= _PROCESSES else "no",
-        "environment": "yes" if set(seen["environment"]) <= {"PATH", "LANG", "HOME", "TMPDIR", "LC_CTYPE"} else "no",
-    }
+    if ending.outcome.status == "stopped" or ending.raised is not None:
+        return Ability(available=False, reason=ending.because or f"its trial failed: {ending.raised}")
+    seen = ending.value
     if seen["processes"] == 1:
         notes = {**notes, "processes": "not one process more could be started"}
-    return Ability(available=True, host=host, notes=notes, **kept)
+    return Ability(
+        available=True,
+        host=host,
+        notes=notes,
+        network="no" if seen["network"] or seen["socket"] else "yes",
+        filesystem="no" if seen["read"] or seen["write"] else "yes",
+        time="yes" if in_time else "no",
+        memory="no" if seen["memory"] else "all together" if together else "each process",
+        processes="all together" if 1 < seen["processes"] <= _PROCESSES else "no",
+        environment="yes" if set(seen["environment"]) <= _ENVIRONMENT else "no",
+    )
 
 
-def _around(run: Run, policy: SandboxPolicy) -> dict[str, Any] | str:
-    """What a tool can reach, or why nothing could be run."""
+def _around(run: Run, policy: SandboxPolicy) -> Ending:
+    """What a tool can reach."""
     with _outside() as (port, pipe, secret), _stop() as stop:
         job = _job("look_around", [port, pipe, secret, 2 * _MEMORY, 2 * _PROCESSES], hide=(os.path.dirname(secret),))
-        ending = run(policy, job, seconds=policy.time, stop=stop)
-    if ending.outcome.status == "stopped" or ending.raised is not None:
-        return ending.because or f"{ending.raised}"
-    return dict(ending.value)
+        return run(policy, job, seconds=policy.time, stop=stop)
 
 
-def _time(run: Run, policy: SandboxPolicy) -> bool:
+def _ended(run: Run, policy: SandboxPolicy) -> bool:
     """Whether nothing is left of a tool that does not end."""
     for seconds in _TIMES:
         mark = f"{3600 + secrets.randbelow(10**9) / 1e9:.9f}"
         with _stop() as stop:
-            ending = run(attrs.evolve(policy, time=seconds), _job("stay", [mark]), seconds=seconds, stop=stop)
+            ending = run(policy, _job("stay", [mark]), seconds=seconds, stop=stop)
         if ending.outcome.reason == "time":
             return not _alive(mark)
     return False
 
 
-def _together(run: Run, policy: SandboxPolicy) -> bool:
+def _shared(run: Run, policy: SandboxPolicy) -> bool:
     """Whether processes that are small, and together too large, are ended."""
     with _stop() as stop:
         ending = run(policy, _job("share", [4, _MEMORY // 3]), seconds=10, stop=stop)
@@ -116,9 +115,7 @@ def _alive(mark: str) -> bool:
 
 
 def _job(name: str, args: list[Any], hide: tuple[str, ...] = ()) -> Job:
-    from ledger_core.governance.sandbox.naming import _path
-
-    path = _path()
+    path = path_here()
     return Job(
         file=_TRIAL,
         module="trial",

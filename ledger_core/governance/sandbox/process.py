@@ -8,13 +8,13 @@ code: as the same user it could end its keeper, and this process too. Linux only
 
 from __future__ import annotations
 
-import functools
 import os
 import secrets
 import select
 import signal
 import subprocess
 import tempfile
+import threading
 from contextlib import ExitStack
 from typing import Final
 
@@ -35,9 +35,15 @@ class ProcessExecutor:
 
     name = "process"
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: Ability | None = None
+
     def inspect(self) -> Ability:
         """What it can keep here; found once in a process."""
-        return _inspected()
+        with self._lock:
+            self._found = self._found or _inspected()
+            return self._found
 
     def check(self, policy: SandboxPolicy) -> None:
         """Raise `SandboxUnavailable` for a policy that it cannot keep."""
@@ -89,10 +95,12 @@ class _Kept:
     def __init__(self, pipes: Pipes, keeper: subprocess.Popen[bytes]) -> None:
         self._pipes = pipes
         self._keeper = keeper
+        self._held = False
         self.ended = os.pidfd_open(keeper.pid)
 
     def told(self, line: str) -> None:
         kind, _, number = line.partition(" ")
+        self._held = True
         if kind == "exit":
             self.exit_code = int(number)
         elif kind == "signal":
@@ -102,12 +110,13 @@ class _Kept:
         return self._keeper.pid
 
     def kill(self) -> None:
-        self._pipes.close("life")
+        self._pipes.tell("life")
 
-    def gone(self, seconds: float) -> bool:
-        """Whether the keeper ended as it does when all is dead; if it did not, what is seen below it is killed."""
-        if select.select([self.ended], [], [], seconds)[0] and self._keeper.wait() == 0:
-            return True
+    def left(self, seconds: float) -> str:
+        """Nothing, if the keeper ended as it does when all is dead; else what is seen below it is killed."""
+        in_time = bool(select.select([self.ended], [], [], seconds)[0])
+        if in_time and (self._keeper.wait() == 0 or not self._held):
+            return ""  # or it ended before it had started anything
         left = watch.below(self._keeper.pid)
         self._keeper.kill()
         for pid in left:
@@ -116,7 +125,9 @@ class _Kept:
             except OSError:
                 pass
         self._keeper.wait()
-        return False
+        if in_time:
+            return "its keeper was killed, and what it started may still run"
+        return f"it could not be ended within {seconds:g} s, and may still run"
 
     def close(self) -> None:
         os.close(self.ended)
@@ -144,7 +155,6 @@ def _tasks_of(uid: int) -> int:
     return count
 
 
-@functools.cache
 def _inspected() -> Ability:
     """What it can keep, found by trying."""
     why = probe.lacking()
@@ -158,3 +168,6 @@ def _inspected() -> Ability:
         else "counted with the other processes of this user",
     }
     return probe.tried(run, host=True, notes=notes)
+
+
+EXECUTOR: Final = ProcessExecutor()

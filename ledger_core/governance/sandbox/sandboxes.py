@@ -18,21 +18,44 @@ from typing import Any, Final
 
 import attrs
 
-from ledger_core.governance.sandbox.bubblewrap import BubblewrapExecutor
+from ledger_core.governance.sandbox.built_in import built_in
 from ledger_core.governance.sandbox.config import LATER, Configuration, read_configuration
 from ledger_core.governance.sandbox.ending import Outcome, SandboxUnavailable
 from ledger_core.governance.sandbox.executor import Executor, Stop
 from ledger_core.governance.sandbox.naming import job_of
 from ledger_core.governance.sandbox.policy import DEFAULT, SandboxPolicy, policy_of
-from ledger_core.governance.sandbox.process import ProcessExecutor
 from ledger_core.ids import Hash
 
 _AT_HOME: Final = (
-    ".ssh .gnupg .aws .azure .kube .docker .config .netrc .pgpass .my.cnf .npmrc .pypirc .git-credentials .boto .s3cfg "
-    ".vault-token .terraform.d .password-store .local/share/keyrings .mozilla .thunderbird .m2/settings.xml "
-    ".gem/credentials .cargo/credentials .cargo/credentials.toml .bash_history .zsh_history .python_history "
-    ".claude .codex .gemini"
-).split()
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".kube",
+    ".docker",
+    ".config",
+    ".netrc",
+    ".pgpass",
+    ".my.cnf",
+    ".npmrc",
+    ".pypirc",
+    ".git-credentials",
+    ".boto",
+    ".s3cfg",
+    ".vault-token",
+    ".terraform.d",
+    ".password-store",
+    ".local/share/keyrings",
+    ".mozilla",
+    ".thunderbird",
+    ".m2/settings.xml",
+    ".gem/credentials",
+    ".cargo/credentials",
+    ".cargo/credentials.toml",
+    ".bash_history",
+    ".zsh_history",
+    ".python_history",
+)
 _ANYWHERE: Final = (
     "/run",
     "/var/run",
@@ -47,15 +70,11 @@ _ANYWHERE: Final = (
 )
 
 
-def _built_in() -> dict[str, Executor]:
-    return {one.name: one for one in (BubblewrapExecutor(), ProcessExecutor())}
-
-
 @attrs.frozen(kw_only=True)
 class Sandboxes:
     """Named executors, and what the configuration says of them."""
 
-    executors: Mapping[str, Executor] = attrs.field(factory=_built_in)
+    executors: Mapping[str, Executor] = attrs.field(factory=built_in)
     configuration: Configuration = attrs.field(factory=Configuration)
     hide: tuple[str, ...] = ()
     """What this runtime hides from every sandbox: its ledger."""
@@ -63,17 +82,17 @@ class Sandboxes:
     @classmethod
     def of(
         cls,
-        config: None | str | os.PathLike[str] | Mapping[str, Any] | Sandboxes = None,
+        config: str | os.PathLike[str] | Mapping[str, Any] | Sandboxes | None = None,
         *,
         hide: Iterable[str | os.PathLike[str]] = (),
         executors: Iterable[Executor] = (),
     ) -> Sandboxes:
-        """Sandboxes as a file, a mapping or nothing configures them; `executors` are further ones. Raises `BadInput`."""
+        """Sandboxes as a file, a mapping or nothing configures them, with further executors; raises `BadInput`."""
         hidden = tuple(os.path.abspath(path) for path in hide)
         if isinstance(config, Sandboxes):
             more = {one.name: one for one in executors}
             return attrs.evolve(config, hide=config.hide + hidden, executors={**config.executors, **more})
-        known: dict[str, Executor] = {**_built_in(), **{one.name: one for one in executors}}
+        known: dict[str, Executor] = {**built_in(), **{one.name: one for one in executors}}
         configuration = Configuration() if config is None else read_configuration(config, known)
         return cls(executors=known, configuration=configuration, hide=hidden)
 

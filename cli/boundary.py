@@ -1,0 +1,479 @@
+"""`lint boundary`: finds code of agents that goes round the boundary, in the text of a file alone.
+
+Rules: pure; nothing is imported or run. Looked at are agents (functions decorated with @agent, or with a context as a
+parameter) and, from there, the functions and methods of the same file that they name; tools never, for they are the
+boundary. A finding is allowed on its line by `# boundary: allow CODE because …`: without a reason, or where nothing is
+found, that comment is a finding itself. This is a lint and no proof: it does not follow calls into other files, nor
+names that are made while the code runs. It knows neither files nor terminals.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import attrs
+
+from cli.boundary_names import NOTHING, SET, FileNames, Function, Names, Scope
+from cli.boundary_rules import OWN, VALUES, Kind, Rules
+from ledger_core.errors import BadInput
+
+_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
+_COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_AGENT: Final = frozenset(("agentledger.agent", "ledger_core.runtime.agent.agent"))
+_TOOL: Final = frozenset(
+    (
+        "agentledger.tool",
+        "agentledger.ToolSpec",
+        "ledger_core.governance.tool.tool",
+        "ledger_core.governance.tool.ToolSpec",
+    )
+)
+_CONTEXTS: Final = ("AgentContext()", "SyncContext()")
+_HOOKS: Final = ("function", "verify", "compensate", "cost", "tools", "models")
+"""Keywords of tools and agents that are given functions of the boundary."""
+_CALM: Final = frozenset(
+    f"builtins.{name}" for name in ("sorted", "set", "frozenset", "len", "sum", "min", "max", "any", "all")
+)
+"""Functions whose result does not depend on the order of what they are given."""
+_PASSES: Final = frozenset(
+    f"builtins.{name}" for name in ("list", "tuple", "map", "filter", "iter", "enumerate", "reversed")
+)
+"""Functions that keep the order that they are given."""
+_ORDERED: Final = frozenset(
+    f"builtins.{name}" for name in ("list", "tuple", "enumerate", "iter", "zip", "map", "filter")
+)
+_WRITES: Final = ("write_text", "write_bytes", "symlink_to", "hardlink_to", "unlink", "rmdir", "mkdir", "touch")
+"""Methods of paths that nothing else has: a receiver that nobody knows is one."""
+_OPENS: Final = {
+    **dict.fromkeys(("builtins.open", "io.open", "codecs.open", "gzip.open", "bz2.open", "lzma.open", "os.fdopen"), 1),
+    **dict.fromkeys(("tarfile.open", "zipfile.ZipFile", "aiofiles.open"), 1),
+}
+"""Functions that open files, and the place of their mode."""
+_NEEDS_TIME: Final = {"time.localtime": 1, "time.gmtime": 1, "time.ctime": 1, "time.asctime": 1, "time.strftime": 2}
+"""Functions that look at the clock only if they are given fewer arguments than these."""
+_SEEDED: Final = ("random.Random", "numpy.random.default_rng", "numpy.random.RandomState")
+_WHEN_MADE: Final = ("__init__", "__new__", "__post_init__", "__attrs_post_init__")
+_WHEN_ENTERED: Final = ("__enter__", "__exit__", "__aenter__", "__aexit__")
+_COMMENT: Final = re.compile(r"#\s*boundary\s*:\s*(?P<rest>.*)", re.DOTALL)
+_ALLOW: Final = re.compile(
+    r"allow\s+(?P<codes>[A-Za-z0-9]+(?:[\s,]+[A-Z]+[0-9]+)*)\s+because\s+(?P<why>\S.*)", re.DOTALL
+)
+
+
+@attrs.frozen(kw_only=True, order=True)
+class Finding:
+    """One place where code goes round the boundary."""
+
+    file: str
+    line: int
+    column: int
+    """From 1."""
+    code: str
+    call: str
+    message: str
+    instead: str
+    function: str = ""
+    """The function that it stands in; empty outside all."""
+
+    def as_json(self) -> dict[str, Any]:
+        return attrs.asdict(self)
+
+
+@attrs.frozen(kw_only=True)
+class Looked:
+    """What was found in a file, and what was looked at."""
+
+    findings: list[Finding]
+    agents: list[str]
+    """Names of the functions that were looked at as agents'."""
+    others: list[str]
+    """Names of the functions that they led to."""
+
+
+def lint(source: str, filename: str, rules: Rules | None = None, *, everywhere: bool = False) -> list[Finding]:
+    """What is found in a source text, in the order of its lines; raises `BadInput` for text that is no Python."""
+    return look(source, filename, rules, everywhere=everywhere).findings
+
+
+def look(source: str, filename: str, rules: Rules | None = None, *, everywhere: bool = False) -> Looked:
+    """As `lint`, with what was looked at. `everywhere` looks at the whole file, but for its tools."""
+    rules = rules or Rules()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source, filename)
+        file = _File(tree, filename, rules)
+        found, looked = file.look(everywhere)
+        comments = list(_comments(source))
+        used_by = (found if everywhere else file.look(everywhere=True)[0]) | found if comments else found
+    except SyntaxError as error:
+        line = error.lineno or 1
+        raise BadInput(f"{filename}:{line}: this is no Python: {error.msg}.", line=line) from None
+    except (RecursionError, MemoryError):
+        raise BadInput(f"{filename}: the code is nested too deep to be looked at.") from None
+    except (ValueError, tokenize.TokenError) as error:
+        raise BadInput(f"{filename}: this is no Python: {error}.") from None
+    kept, own = _allowed(found, used_by, comments, filename, rules)
+    agents = [name for name in looked if name in file.agents]
+    others = [name for name in looked if name not in file.agents]
+    return Looked(findings=sorted([*kept, *own]), agents=agents, others=others)
+
+
+@attrs.frozen
+class _Comment:
+    """A comment that allows something, on its line."""
+
+    line: int
+    column: int
+    text: str
+
+
+def _comments(source: str) -> Iterator[_Comment]:
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and (match := _COMMENT.match(token.string)):
+            yield _Comment(token.start[0], token.start[1] + 1, match["rest"].strip())
+
+
+@attrs.frozen
+class _Spot:
+    """A finding with the last line of what it is about: a comment may stand there too."""
+
+    finding: Finding
+    last: int
+
+
+def _allowed(
+    found: set[_Spot], used_by: set[_Spot], comments: list[_Comment], filename: str, rules: Rules
+) -> tuple[list[Finding], list[Finding]]:
+    """The findings that no comment allows, and those that comments are."""
+    allowed: set[tuple[int, str]] = set()
+    own: list[Finding] = []
+
+    def wrong(comment: _Comment, message: str, instead: str) -> None:
+        text = comment.text[:60]
+        own.append(
+            Finding(
+                file=filename,
+                line=comment.line,
+                column=comment.column,
+                code=OWN,
+                call=text,
+                message=message,
+                instead=instead,
+            )
+        )
+
+    for comment in comments:
+        match = _ALLOW.fullmatch(comment.text)
+        if match is None:
+            wrong(comment, "the comment does not say what it allows, and why", "# boundary: allow CODE because REASON")
+            continue
+        for code in re.split(r"[\s,]+", match["codes"]):
+            if code not in rules.codes:
+                wrong(comment, f"{code} is no code", f"one of {', '.join(sorted(rules.codes))}")
+            elif not any(one.finding.code == code and comment.line in (one.finding.line, one.last) for one in used_by):
+                wrong(comment, f"{code} is not found on this line", "remove the comment")
+            else:
+                allowed.add((comment.line, code))
+    kept = [
+        one.finding
+        for one in found
+        if not {(one.finding.line, one.finding.code), (one.last, one.finding.code)} & allowed
+    ]
+    return kept, own
+
+
+class _File:
+    """One file under way."""
+
+    def __init__(self, tree: ast.Module, filename: str, rules: Rules) -> None:
+        self.names = FileNames(tree)
+        self.tree, self.filename, self.rules = tree, filename, rules
+        self.tools: set[str] = set()
+        self.agents: set[str] = set()
+        for node, scope in _all(tree, self.names):
+            self._declared(node, scope)
+        self.agents -= self.tools
+
+    def look(self, everywhere: bool) -> tuple[set[_Spot], list[str]]:
+        """What is found, and the functions that were looked at."""
+        found: set[_Spot] = set()
+        ways = [(name, False) for name in sorted(self.agents)]
+        seen: set[tuple[str, bool]] = set()
+        if everywhere:
+            seeker = _Seeker(self, "", captured=False)
+            seeker.body(self.tree.body, self.names.module)
+            found |= seeker.found
+            ways += [(name, False) for name in sorted(self.names.functions) if name not in self.tools]
+        while ways:
+            name, captured = ways.pop()
+            if (name, captured) in seen or name in self.tools or (captured and (name, False) in seen):
+                continue
+            seen.add((name, captured))
+            for node in self.names.functions[name]:
+                seeker = _Seeker(self, name, captured=captured)
+                seeker.scoped = _enters_scope(node)
+                seeker.body(node.body, self.names.scopes[node])
+                found |= seeker.found
+                ways += seeker.leads
+        return found, sorted({name for name, _ in seen})
+
+    def _declared(self, node: ast.AST, scope: Scope) -> None:
+        """Note what a node declares a tool, or an agent."""
+        if isinstance(node, _FUNCTIONS):
+            owner = self.names.scopes[node].owner
+            for one in node.decorator_list:
+                made = one.func if isinstance(one, ast.Call) else one
+                kinds = self.names.of(made, scope)
+                if kinds & _TOOL or (isinstance(made, ast.Attribute) and made.attr == "tool"):
+                    self.tools.add(owner)
+                elif kinds & _AGENT:
+                    self.agents.add(owner)
+            if self._takes_context(node, scope):
+                self.agents.add(owner)
+        elif isinstance(node, ast.Call):
+            kinds = self.names.of(node.func, scope) | (
+                self.names.of(node.func.func, scope) if isinstance(node.func, ast.Call) else NOTHING
+            )
+            local = [
+                name for one in node.args[:1] for name in self.names.of(one, scope) if name in self.names.functions
+            ]
+            if kinds & _TOOL:
+                self.tools.update(local)
+            elif kinds & _AGENT:
+                self.agents.update(local)
+            if kinds & (_TOOL | _AGENT):
+                for keyword in node.keywords:
+                    if keyword.arg in _HOOKS:
+                        self._given(keyword.value, scope)
+
+    def _given(self, node: ast.AST, scope: Scope) -> None:
+        each = node.elts if isinstance(node, (ast.List, ast.Tuple, ast.Set)) else [node]
+        each = list(node.values) if isinstance(node, ast.Dict) else each
+        for one in each:
+            self.tools.update(name for name in self.names.of(one, scope) if name in self.names.functions)
+
+    def _takes_context(self, node: Function, scope: Scope) -> bool:
+        if any(name.startswith("click.") for one in node.decorator_list for name in self._decorator(one, scope)):
+            return False
+        for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+            kinds = self.names.named(one.arg, self.names.scopes[node])
+            if any(kind.endswith(_CONTEXTS) for kind in kinds) or (one.arg == "ctx" and one.annotation is None):
+                return True
+        return False
+
+    def _decorator(self, node: ast.expr, scope: Scope) -> Names:
+        return self.names.of(node.func if isinstance(node, ast.Call) else node, scope)
+
+
+def _all(tree: ast.Module, names: FileNames) -> Iterator[tuple[ast.AST, Scope]]:
+    """Every node with the scope that it stands in."""
+    ways: list[tuple[ast.AST, Scope]] = [(tree, names.module)]
+    while ways:
+        node, scope = ways.pop()
+        yield node, scope
+        inner = names.scopes.get(node, scope)
+        outside = [] if not isinstance(node, _FUNCTIONS) else [*node.decorator_list, *node.args.defaults]
+        ways += [(one, scope if one in outside else inner) for one in ast.iter_child_nodes(node)]
+
+
+class _Seeker:
+    """Goes through the body of one function, with what is nested in it."""
+
+    def __init__(self, file: _File, function: str, *, captured: bool) -> None:
+        self.file, self.names, self.rules = file, file.names, file.rules
+        self.function = function
+        self.captured = captured
+        self.scoped = False
+        """Whether it names places for what its threads do."""
+        self.found: set[_Spot] = set()
+        self.leads: list[tuple[str, bool]] = []
+
+    def body(self, nodes: Iterable[ast.AST], scope: Scope) -> None:
+        for node in nodes:
+            self.visit(node, scope)
+
+    def visit(self, node: ast.AST, scope: Scope, *, calm: bool = False) -> None:
+        """Look at a node; `calm` where what it gives is used without its order."""
+        if isinstance(node, _FUNCTIONS):
+            self.body([*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)], scope)
+            self._follow([self.names.scopes[node].owner])
+            return
+        if isinstance(node, ast.Call):
+            self._call(node, scope, calm=calm)
+            return
+        if isinstance(node, (*_COMPREHENSIONS, ast.Lambda, ast.ClassDef)):
+            inner = self.names.scopes[node]
+            if isinstance(node, _COMPREHENSIONS):
+                self._generators(node, inner, calm=calm or isinstance(node, ast.SetComp))
+            self.body((one for one in ast.iter_child_nodes(node) if not isinstance(one, ast.comprehension)), inner)
+            return
+        if isinstance(node, (ast.For, ast.AsyncFor)):
+            self._ordered(node.iter, scope)
+        elif isinstance(node, ast.Starred):
+            if isinstance(node.ctx, ast.Load) and not calm:
+                self._ordered(node.value, scope)
+        elif isinstance(node, ast.Assign):
+            if isinstance(node.targets[0], (ast.Tuple, ast.List)):
+                self._ordered(node.value, scope)
+        elif isinstance(node, ast.withitem):
+            for name in self.names.of(node.context_expr, scope):
+                self._follow(self.names.methods(name.removesuffix("()"), *_WHEN_ENTERED))
+        elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Load):
+            self._named(node, scope)
+        for one in ast.iter_child_nodes(node):
+            self.visit(one, scope, calm=calm and isinstance(one, ast.Starred))
+
+    def _generators(self, node: Any, inner: Scope, *, calm: bool) -> None:
+        for one in node.generators:
+            if not calm:
+                self._ordered(one.iter, inner)
+            self.visit(one.iter, inner, calm=calm)
+            self.body([one.target, *one.ifs], inner)
+
+    def _call(self, node: ast.Call, scope: Scope, *, calm: bool) -> None:
+        called = self.names.of(node.func, scope)
+        self._judged(node, called, scope, calm=calm)
+        self._follow(one for name in called for one in self.names.methods(name, *_WHEN_MADE))
+        if isinstance(node.func, (ast.Name, ast.Attribute)):
+            self._follow(called)
+            self.visit(node.func.value, scope) if isinstance(node.func, ast.Attribute) else None
+        else:
+            self.visit(node.func, scope)
+        before = self.captured
+        self.captured = before or (
+            isinstance(node.func, ast.Attribute) and node.func.attr == "capture" and len(node.args) > 1
+        )
+        order = bool(called & _CALM) or (calm and bool(called & _PASSES))
+        for one in (*node.args, *(keyword.value for keyword in node.keywords)):
+            self._passed_on(one, scope)
+            self.visit(one, scope, calm=order)
+        self.captured = before
+
+    def _judged(self, node: ast.Call, called: Names, scope: Scope, *, calm: bool) -> None:
+        """Report a call, if it is of any kind."""
+        for name in sorted(called):
+            if name in self.file.tools:
+                self._report(node, self.rules.of_code("AB9", name.removeprefix(".")), name.removeprefix("."))
+                return
+            kind = self.rules.kind(name)
+            if kind is not None and not (_harmless(node, name) or (kind.code == "AB6" and calm)):
+                self._report(node, kind, name)
+                return
+            if _writes(node, name):
+                self._report(node, self.rules.of_code("AB5", name), name)
+                return
+        unordered = called & _ORDERED or "builtins.dict.fromkeys" in called or "asyncio.gather" in called
+        last = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if (unordered and not calm) or last == "join":
+            for one in node.args:
+                if SET in self.names.of(one, scope):
+                    self._report(
+                        node, self.rules.of_code("AB6"), f"{last or min(called).removeprefix('builtins.')}(a set)"
+                    )
+        if last == "pop" and not node.args and f"{SET}.pop" in called:
+            self._report(node, self.rules.of_code("AB6"), "pop() of a set")
+        if not called and last in _WRITES:
+            self._report(node, self.rules.of_code("AB5", last), f"….{last}")
+        elif not called and last == "open" and node.args and _mode(node, 0) not in (None, ""):
+            self._report(node, self.rules.of_code("AB5", last), "….open")
+        elif not called and last == "run_in_executor":
+            self._report(node, self.rules.of_code("AB7", last), "….run_in_executor")
+
+    def _ordered(self, node: ast.AST, scope: Scope) -> None:
+        if SET in self.names.of(node, scope):
+            self._report(node, self.rules.of_code("AB6"), "the order of a set")
+
+    def _named(self, node: ast.Name | ast.Attribute, scope: Scope) -> None:
+        """A name that is only mentioned: the environment, and functions of this file, which may be called."""
+        found = self.names.of(node, scope)
+        self._follow(found)
+        for name in found & {"os.environ", "os.environb"}:
+            self._report(node, self.rules.kind(name), name)
+
+    def _passed_on(self, node: ast.AST, scope: Scope) -> None:
+        """A function that is given to another one: it will be called."""
+        if not isinstance(node, (ast.Name, ast.Attribute)):
+            return
+        for name in sorted(self.names.of(node, scope)):
+            tail = name.rpartition(".")[2]
+            kind = self.rules.kind(name)
+            if name in self.file.tools:
+                continue
+            if (
+                kind is not None
+                and kind.code != "AB6"
+                and tail[:1].islower()
+                and "(" not in tail
+                and "environ" not in tail
+            ):
+                self._report(node, kind, name)
+                return
+
+    def _follow(self, names: Iterable[str]) -> None:
+        self.leads += [(name, self.captured) for name in names if name in self.names.functions]
+
+    def _report(self, node: Any, kind: Kind | None, call: str) -> None:
+        if kind is None or (self.captured and kind.code in VALUES) or (self.scoped and kind.code == "AB7"):
+            return
+        finding = Finding(
+            file=self.file.filename,
+            line=node.lineno,
+            column=node.col_offset + 1,
+            code=kind.code,
+            call=call.removeprefix("builtins."),
+            message=kind.message,
+            instead=kind.instead,
+            function=self.function.removeprefix("."),
+        )
+        self.found.add(_Spot(finding, node.end_lineno or node.lineno))
+
+
+def _enters_scope(node: Function) -> bool:
+    """Whether a sync function enters `ctx.scope(name)`: then its threads have places that can be repeated."""
+    items = [item.context_expr for one in ast.walk(node) if isinstance(one, ast.With) for item in one.items]
+    entered = [one.func.attr for one in items if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute)]
+    return isinstance(node, ast.FunctionDef) and "scope" in entered
+
+
+def _harmless(node: ast.Call, name: str) -> bool:
+    """Whether a call of a kind is none of it: given a time, a seed, a pause of nothing, or an error that is made."""
+    tail = name.rpartition(".")[2]
+    if name in _NEEDS_TIME:
+        return len(node.args) >= _NEEDS_TIME[name]
+    if name in _SEEDED:
+        return bool(node.args or node.keywords)
+    if name in ("asyncio.sleep", "trio.sleep", "anyio.sleep"):
+        return len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
+    if name == "builtins.hash":
+        return len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and type(node.args[0].value) is int
+    return tail.endswith(("Error", "Exception", "Warning"))
+
+
+def _writes(node: ast.Call, name: str) -> bool:
+    """Whether a call opens a file in a mode that writes, or that nobody can tell."""
+    if name == "os.open":
+        flags = node.args[1] if len(node.args) > 1 else None
+        return not (isinstance(flags, ast.Attribute) and flags.attr == "O_RDONLY")
+    if name.startswith("pathlib.") and name.endswith(".open"):
+        return _mode(node, 0) not in (None, "")
+    return name in _OPENS and _mode(node, _OPENS[name]) not in (None, "")
+
+
+def _mode(node: ast.Call, place: int) -> str | None:
+    """The letters of a mode that write; None for a mode that only reads, `?` for one that is no literal."""
+    given: ast.AST | None = node.args[place] if len(node.args) > place else None
+    given = next((one.value for one in node.keywords if one.arg == "mode"), given)
+    if any(isinstance(one, ast.Starred) for one in node.args) or any(one.arg is None for one in node.keywords):
+        return "?"
+    if given is None:
+        return None
+    if isinstance(given, ast.Constant) and type(given.value) is str:
+        return "".join(letter for letter in given.value if letter in "wax+")
+    return "?"
