@@ -130,7 +130,7 @@ class ExecutorSuite:
     def test_a_tool_that_dies_has_given_nothing(self, executor: Executor, code: int | None, number: int | None) -> None:
         """A tool whose process ends without an answer was stopped, with its exit code or signal."""
         plan = self.plan(executor)
-        error = self.stopped(plan, captives.leave, code) if number is None else self.stopped(plan, captives.die, number)
+        error = self.stopped(plan, captives.leave, code) if number is None else self.stopped(plan, captives.die, int(number))
 
         assert (error.reason, error.outcome.exit_code, error.outcome.signal) == ("killed", code, number)
 

@@ -43,9 +43,9 @@ _OPTIONS: Final = (
     "--new-session",
     "--cap-drop",
     "ALL",
-    "--chdir",
-    "/tmp",  # noqa: S108 - the sandbox's own
 )
+_HOME: Final = "/tmp/sandbox"  # noqa: S108 - in the sandbox's own
+"""Where a tool is at home: an empty directory."""
 _SHARED: Final = 64 << 20
 """Bytes of /dev/shm; /tmp holds as much as the policy's memory."""
 _REAPER: Final = 1
@@ -91,11 +91,13 @@ def run(policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Endin
         closed = [mount.path for mount in mounts if mount.closed]
         opened = launch.doors(closed, uid) if closed and uid is not None else []
         user = None if opened else uid  # where doors are opened, that program changes the user
-        environment = {**launch.ENVIRONMENT, "HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108
+        environment = {**launch.ENVIRONMENT, "HOME": _HOME, "TMPDIR": "/tmp"}  # noqa: S108 - its own
         request = job.request(policy, environment=environment, limits={"NPROC": policy.processes + _REAPER})
+        homely = ["--perms", "0700", "--dir", _HOME, "--chdir", _HOME]
         filtered = held.enter_context(_in_memory(_filter()))
         options = [*_OPTIONS, "--seccomp", str(filtered), *([] if policy.network else ["--unshare-net"])]
         options += [word for mount in mounts for word in _option(mount, policy)]
+        options += homely
         options += [word for mount in mounts if mount.kind in ("mask", "dev") for word in ("--remount-ro", mount.path)]
 
         def start(pipes: Pipes) -> _Wrapped:
