@@ -79,6 +79,9 @@ class Secret:
     def __str__(self) -> str:
         return marker(self.name)
 
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
     def __reduce__(self) -> Any:
         raise TypeError(f"{self!r} is not copied or sent elsewhere; make it again where it is used")
 
@@ -123,6 +126,11 @@ class Vault:
     def _sharpen(self) -> None:
         """What bytes have to hold at least for anything to be hidden in them."""
         self._needles = (*self._search[0], *(begin for begins, _ in self._patterns.values() for begin in begins))
+
+    @property
+    def armed(self) -> bool:
+        """Whether there is any secret."""
+        return bool(self._forms)
 
     def holds(self, data: bytes) -> bool:
         """Whether bytes hold a known secret; patterns are not looked for."""

@@ -34,6 +34,12 @@ def root() -> None:
     _need("root" if os.geteuid() == 0 else "", "root, to become another user in a child")
 
 
+def bubblewrap() -> None:
+    """bwrap, and the right to make namespaces with it."""
+    made = ("bwrap", "--ro-bind", "/", "/", "--unshare-user", "--unshare-pid", "--unshare-net", "true")
+    _need("bwrap" if _works(*made) else "", "bubblewrap that may make namespaces")
+
+
 def linux() -> None:
     """/proc, inotify and Linux's own counts."""
     _need("linux" if os.path.isdir("/proc/self") else "", "Linux")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import pytest
@@ -148,6 +149,52 @@ def test_what_cannot_be_judged_does_not_fit():
         with pytest.raises(BadOutput, match="cannot be judged"):
             ToolSpec(name="t", function=fetch, output_schema=schema).check_result(endless)
     assert str(Fit({"type": "null"}).violations(object())[0]) == "the whole is of the class object, not null"
+
+
+def test_the_end_of_the_stack_is_no_end_of_the_process():
+    """Wherever in the library the stack ends, in its part in Rust too, a value without an end is refused."""
+    endless: list[Any] = []
+    endless.append(endless)
+    fit = Fit(declared({"contains": {"$ref": "#"}}))
+
+    def below(depth):
+        return below(depth - 1) if depth else fit.violations(endless)
+
+    assert {str(one) for depth in range(60) for one in below(depth)} <= {
+        "the whole cannot be judged by its schema (RecursionError)",
+        "the whole cannot be judged by its schema (PanicException)",
+    }
+
+
+class Name(str):
+    __slots__ = ()
+
+
+class Table(dict):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"minLength": 3}, Name("x")),
+        ({"pattern": "a"}, Name("x")),
+        ({"required": ["a"]}, Table()),
+        ({"minProperties": 1}, Table()),
+        ({"minimum": 3}, Decimal(2)),
+        ({"items": {"type": "null"}}, type("Row", (list,), {})([1])),
+        ({"enum": [1, False]}, True),
+        ({"enum": [0, True]}, 1),
+        ({"const": 1}, True),
+        ({"type": "integer"}, True),
+        ({"type": "number"}, False),
+    ],
+    ids=str,
+)
+def test_nothing_is_certain_of_what_only_looks_plain(schema, value):
+    """Classes of the user's own, and values that Python calls equal, are left to the library, and refused."""
+    assert not certain(schema)(value)
+    assert Fit(declared(schema)).violations(value)
 
 
 def test_an_annotation_that_is_no_schema_refuses_what_it_would_have_to_judge():

@@ -25,6 +25,7 @@ from ledger_core.log.index import StreamHead
 from ledger_core.log.reading import Ciphers, Reading
 from ledger_core.log.record import Draft, Event, Later, Queued
 from ledger_core.log.store import Tree, Writer
+from ledger_core.secret import VAULT
 
 
 class View(Protocol):
@@ -136,6 +137,11 @@ class Batch:
             move = queue.prepare(self._writer, number, draft.queue)
             extra[record.EXTRA_QUEUE] = list(move.to)
         facts = record.encode_facts(draft, extra)
+        if VAULT.holds(facts):
+            raise BadInput(
+                f"The facts of a {body.kind.name} hold a secret.",
+                hint="Names of runs, tools, signals and errors are kept in clear: leave secrets out of them.",
+            )
         header = Sealed(
             FORMAT,
             flags,
@@ -168,6 +174,8 @@ class Batch:
 
     def _encrypt(self, draft: Draft, number: StreamNo, stream_seq: StreamSeq) -> tuple[bytes, list[blobs.Commitment]]:
         inside = content_of(draft.body)
+        if VAULT.armed:  # whoever drafted it has cleaned it already; nothing may depend on that
+            inside = VAULT.clean(inside)
         stored: list[blobs.Commitment] = []
         if not inside:
             return b"", stored

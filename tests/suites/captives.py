@@ -247,7 +247,7 @@ def try_all(*attempts):
     return found
 
 
-def read(path):
+def read_some(path):
     with open(path, "rb") as file:
         assert file.read(100)
 
@@ -327,6 +327,31 @@ def system_call(number, *arguments):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, *[ctypes.c_long(one) for one in arguments]) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def umount(path):
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(path.encode(), 0) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def call_in_32_bits():
+    """Ask for the process id as a 32-bit program does: `mov eax, 20; int 0x80; ret`."""
+    import ctypes
+    import mmap
+
+    code = b"\xb8\x14\x00\x00\x00\xcd\x80\xc3"
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(code)
+    return ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+
+
+def run_true():
+    import subprocess
+
+    return subprocess.run(["true"], check=False).returncode
 
 
 def become_root():
