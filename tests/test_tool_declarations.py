@@ -267,6 +267,7 @@ def test_a_key_of_the_callers_own_is_no_argument():
     assert list(spec.input_schema["properties"]) == ["title"]
     spec.check({"title": "t", "idempotency_key": "mine"})
     assert spec.bind(create, {"title": "t", "idempotency_key": "mine"}, "k")[1]["idempotency_key"] == "mine"
+    assert spec.bind(lambda title: 0, {"title": "t", "idempotency_key": "mine"}, "k")[1] == {"title": "t"}
     with pytest.raises(BadInput):
         spec_of(fetch).check({"url": "u", "idempotency_key": "mine"})
 

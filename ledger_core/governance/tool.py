@@ -222,8 +222,11 @@ class ToolSpec:
         given = {name: key if name == KEY else result for name in shape.given}
         if shape.whole:
             return (dict(arguments),), given
-        own = self._without_words(arguments, shape)
-        keywords = own | given if KEY not in own else own | given | {KEY: own[KEY]}
+        keywords = self._without_words(arguments, shape) | given
+        if KEY in shape.given:
+            keywords[KEY] = arguments.get(KEY, key)
+        elif function is not self.function:  # a hook need not name the key that a caller gave to the tool
+            keywords.pop(KEY, None)
         try:
             if not shape.fits(keywords):
                 shape.signature.bind(**keywords)
