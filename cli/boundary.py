@@ -10,8 +10,6 @@ names that are made while the code runs. It knows neither files nor terminals.
 from __future__ import annotations
 
 import ast
-import io
-import re
 import tokenize
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,12 +17,14 @@ from typing import Any, Final
 
 import attrs
 
-from cli.boundary_names import NOTHING, SET, FileNames, Function, Names, Scope
-from cli.boundary_rules import OWN, VALUES, Kind, Rules
+from cli.boundary_allow import Finding, Spot, allowed
+from cli.boundary_allow import comments as comments_of
+from cli.boundary_calls import enters_scope, harmless, mode, only_cancels, writes
+from cli.boundary_names import NOTHING, SET, FileNames, Names
+from cli.boundary_rules import VALUES, Kind, Rules
+from cli.boundary_scopes import COMPREHENSIONS, FUNCTIONS, Function, Scope
 from ledger_core.errors import BadInput
 
-_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
-_COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _AGENT: Final = frozenset(("agentledger.agent", "ledger_core.runtime.agent.agent"))
 _TOOL: Final = frozenset(
     (
@@ -50,39 +50,8 @@ _ORDERED: Final = frozenset(
 )
 _WRITES: Final = ("write_text", "write_bytes", "symlink_to", "hardlink_to", "unlink", "rmdir", "mkdir", "touch")
 """Methods of paths that nothing else has: a receiver that nobody knows is one."""
-_OPENS: Final = {
-    **dict.fromkeys(("builtins.open", "io.open", "codecs.open", "gzip.open", "bz2.open", "lzma.open", "os.fdopen"), 1),
-    **dict.fromkeys(("tarfile.open", "zipfile.ZipFile", "aiofiles.open"), 1),
-}
-"""Functions that open files, and the place of their mode."""
-_NEEDS_TIME: Final = {"time.localtime": 1, "time.gmtime": 1, "time.ctime": 1, "time.asctime": 1, "time.strftime": 2}
-"""Functions that look at the clock only if they are given fewer arguments than these."""
-_SEEDED: Final = ("random.Random", "numpy.random.default_rng", "numpy.random.RandomState")
 _WHEN_MADE: Final = ("__init__", "__new__", "__post_init__", "__attrs_post_init__")
 _WHEN_ENTERED: Final = ("__enter__", "__exit__", "__aenter__", "__aexit__")
-_COMMENT: Final = re.compile(r"#\s*boundary\s*:\s*(?P<rest>.*)", re.DOTALL)
-_ALLOW: Final = re.compile(
-    r"allow\s+(?P<codes>[A-Za-z0-9]+(?:[\s,]+[A-Z]+[0-9]+)*)\s+because\s+(?P<why>\S.*)", re.DOTALL
-)
-
-
-@attrs.frozen(kw_only=True, order=True)
-class Finding:
-    """One place where code goes round the boundary."""
-
-    file: str
-    line: int
-    column: int
-    """From 1."""
-    code: str
-    call: str
-    message: str
-    instead: str
-    function: str = ""
-    """The function that it stands in; empty outside all."""
-
-    def as_json(self) -> dict[str, Any]:
-        return attrs.asdict(self)
 
 
 @attrs.frozen(kw_only=True)
@@ -110,7 +79,7 @@ def look(source: str, filename: str, rules: Rules | None = None, *, everywhere: 
             tree = ast.parse(source, filename)
         file = _File(tree, filename, rules)
         found, looked = file.look(everywhere)
-        comments = list(_comments(source))
+        comments = list(comments_of(source))
         used_by = (found if everywhere else file.look(everywhere=True)[0]) | found if comments else found
     except SyntaxError as error:
         line = error.lineno or 1
@@ -119,74 +88,10 @@ def look(source: str, filename: str, rules: Rules | None = None, *, everywhere: 
         raise BadInput(f"{filename}: the code is nested too deep to be looked at.") from None
     except (ValueError, tokenize.TokenError) as error:
         raise BadInput(f"{filename}: this is no Python: {error}.") from None
-    kept, own = _allowed(found, used_by, comments, filename, rules)
+    kept, own = allowed(found, used_by, comments, filename, rules)
     agents = [name for name in looked if name in file.agents]
     others = [name for name in looked if name not in file.agents]
     return Looked(findings=sorted([*kept, *own]), agents=agents, others=others)
-
-
-@attrs.frozen
-class _Comment:
-    """A comment that allows something, on its line."""
-
-    line: int
-    column: int
-    text: str
-
-
-def _comments(source: str) -> Iterator[_Comment]:
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and (match := _COMMENT.match(token.string)):
-            yield _Comment(token.start[0], token.start[1] + 1, match["rest"].strip())
-
-
-@attrs.frozen
-class _Spot:
-    """A finding with the last line of what it is about: a comment may stand there too."""
-
-    finding: Finding
-    last: int
-
-
-def _allowed(
-    found: set[_Spot], used_by: set[_Spot], comments: list[_Comment], filename: str, rules: Rules
-) -> tuple[list[Finding], list[Finding]]:
-    """The findings that no comment allows, and those that comments are."""
-    allowed: set[tuple[int, str]] = set()
-    own: list[Finding] = []
-
-    def wrong(comment: _Comment, message: str, instead: str) -> None:
-        text = comment.text[:60]
-        own.append(
-            Finding(
-                file=filename,
-                line=comment.line,
-                column=comment.column,
-                code=OWN,
-                call=text,
-                message=message,
-                instead=instead,
-            )
-        )
-
-    for comment in comments:
-        match = _ALLOW.fullmatch(comment.text)
-        if match is None:
-            wrong(comment, "the comment does not say what it allows, and why", "# boundary: allow CODE because REASON")
-            continue
-        for code in re.split(r"[\s,]+", match["codes"]):
-            if code not in rules.codes:
-                wrong(comment, f"{code} is no code", f"one of {', '.join(sorted(rules.codes))}")
-            elif not any(one.finding.code == code and comment.line in (one.finding.line, one.last) for one in used_by):
-                wrong(comment, f"{code} is not found on this line", "remove the comment")
-            else:
-                allowed.add((comment.line, code))
-    kept = [
-        one.finding
-        for one in found
-        if not {(one.finding.line, one.finding.code), (one.last, one.finding.code)} & allowed
-    ]
-    return kept, own
 
 
 class _File:
@@ -201,9 +106,9 @@ class _File:
             self._declared(node, scope)
         self.agents -= self.tools
 
-    def look(self, everywhere: bool) -> tuple[set[_Spot], list[str]]:
+    def look(self, everywhere: bool) -> tuple[set[Spot], list[str]]:
         """What is found, and the functions that were looked at."""
-        found: set[_Spot] = set()
+        found: set[Spot] = set()
         ways = [(name, False) for name in sorted(self.agents)]
         seen: set[tuple[str, bool]] = set()
         if everywhere:
@@ -218,7 +123,7 @@ class _File:
             seen.add((name, captured))
             for node in self.names.functions[name]:
                 seeker = _Seeker(self, name, captured=captured)
-                seeker.scoped = _enters_scope(node)
+                seeker.scoped = enters_scope(node)
                 seeker.body(node.body, self.names.scopes[node])
                 found |= seeker.found
                 ways += seeker.leads
@@ -226,7 +131,7 @@ class _File:
 
     def _declared(self, node: ast.AST, scope: Scope) -> None:
         """Note what a node declares a tool, or an agent."""
-        if isinstance(node, _FUNCTIONS):
+        if isinstance(node, FUNCTIONS):
             owner = self.names.scopes[node].owner
             for one in node.decorator_list:
                 made = one.func if isinstance(one, ast.Call) else one
@@ -279,7 +184,7 @@ def _all(tree: ast.Module, names: FileNames) -> Iterator[tuple[ast.AST, Scope]]:
         node, scope = ways.pop()
         yield node, scope
         inner = names.scopes.get(node, scope)
-        outside = [] if not isinstance(node, _FUNCTIONS) else [*node.decorator_list, *node.args.defaults]
+        outside = [] if not isinstance(node, FUNCTIONS) else [*node.decorator_list, *node.args.defaults]
         ways += [(one, scope if one in outside else inner) for one in ast.iter_child_nodes(node)]
 
 
@@ -292,7 +197,7 @@ class _Seeker:
         self.captured = captured
         self.scoped = False
         """Whether it names places for what its threads do."""
-        self.found: set[_Spot] = set()
+        self.found: set[Spot] = set()
         self.leads: list[tuple[str, bool]] = []
 
     def body(self, nodes: Iterable[ast.AST], scope: Scope) -> None:
@@ -301,21 +206,22 @@ class _Seeker:
 
     def visit(self, node: ast.AST, scope: Scope, *, calm: bool = False) -> None:
         """Look at a node; `calm` where what it gives is used without its order."""
-        if isinstance(node, _FUNCTIONS):
+        if isinstance(node, FUNCTIONS):
             self.body([*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)], scope)
             self._follow([self.names.scopes[node].owner])
             return
         if isinstance(node, ast.Call):
             self._call(node, scope, calm=calm)
             return
-        if isinstance(node, (*_COMPREHENSIONS, ast.Lambda, ast.ClassDef)):
+        if isinstance(node, (*COMPREHENSIONS, ast.Lambda, ast.ClassDef)):
             inner = self.names.scopes[node]
-            if isinstance(node, _COMPREHENSIONS):
+            if isinstance(node, COMPREHENSIONS):
                 self._generators(node, inner, calm=calm or isinstance(node, ast.SetComp))
             self.body((one for one in ast.iter_child_nodes(node) if not isinstance(one, ast.comprehension)), inner)
             return
         if isinstance(node, (ast.For, ast.AsyncFor)):
-            self._ordered(node.iter, scope)
+            if not only_cancels(node):
+                self._ordered(node.iter, scope)
         elif isinstance(node, ast.Starred):
             if isinstance(node.ctx, ast.Load) and not calm:
                 self._ordered(node.value, scope)
@@ -350,7 +256,8 @@ class _Seeker:
         self.captured = before or (
             isinstance(node.func, ast.Attribute) and node.func.attr == "capture" and len(node.args) > 1
         )
-        order = bool(called & _CALM) or (calm and bool(called & _PASSES))
+        ends = any(one.arg == "return_exceptions" for one in node.keywords)  # gather(*late, …): whatever became of them
+        order = bool(called & _CALM) or (calm and bool(called & _PASSES)) or ends
         for one in (*node.args, *(keyword.value for keyword in node.keywords)):
             self._passed_on(one, scope)
             self.visit(one, scope, calm=order)
@@ -363,17 +270,17 @@ class _Seeker:
                 self._report(node, self.rules.of_code("AB9", name.removeprefix(".")), name.removeprefix("."))
                 return
             kind = self.rules.kind(name)
-            if kind is not None and not (_harmless(node, name) or (kind.code == "AB6" and calm)):
+            if kind is not None and not (harmless(node, name) or (kind.code == "AB6" and calm)):
                 self._report(node, kind, name)
                 return
-            if _writes(node, name):
+            if writes(node, name):
                 self._report(node, self.rules.of_code("AB5", name), name)
                 return
         unordered = called & _ORDERED or "builtins.dict.fromkeys" in called or "asyncio.gather" in called
         last = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         if (unordered and not calm) or last == "join":
             for one in node.args:
-                if SET in self.names.of(one, scope):
+                if SET in self.names.of(one, scope) and not isinstance(one, ast.Starred):
                     self._report(
                         node, self.rules.of_code("AB6"), f"{last or min(called).removeprefix('builtins.')}(a set)"
                     )
@@ -381,7 +288,7 @@ class _Seeker:
             self._report(node, self.rules.of_code("AB6"), "pop() of a set")
         if not called and last in _WRITES:
             self._report(node, self.rules.of_code("AB5", last), f"….{last}")
-        elif not called and last == "open" and node.args and _mode(node, 0) not in (None, ""):
+        elif not called and last == "open" and node.args and mode(node, 0) not in (None, ""):
             self._report(node, self.rules.of_code("AB5", last), "….open")
         elif not called and last == "run_in_executor":
             self._report(node, self.rules.of_code("AB7", last), "….run_in_executor")
@@ -432,48 +339,4 @@ class _Seeker:
             instead=kind.instead,
             function=self.function.removeprefix("."),
         )
-        self.found.add(_Spot(finding, node.end_lineno or node.lineno))
-
-
-def _enters_scope(node: Function) -> bool:
-    """Whether a sync function enters `ctx.scope(name)`: then its threads have places that can be repeated."""
-    items = [item.context_expr for one in ast.walk(node) if isinstance(one, ast.With) for item in one.items]
-    entered = [one.func.attr for one in items if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute)]
-    return isinstance(node, ast.FunctionDef) and "scope" in entered
-
-
-def _harmless(node: ast.Call, name: str) -> bool:
-    """Whether a call of a kind is none of it: given a time, a seed, a pause of nothing, or an error that is made."""
-    tail = name.rpartition(".")[2]
-    if name in _NEEDS_TIME:
-        return len(node.args) >= _NEEDS_TIME[name]
-    if name in _SEEDED:
-        return bool(node.args or node.keywords)
-    if name in ("asyncio.sleep", "trio.sleep", "anyio.sleep"):
-        return len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and node.args[0].value == 0
-    if name == "builtins.hash":
-        return len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and type(node.args[0].value) is int
-    return tail.endswith(("Error", "Exception", "Warning"))
-
-
-def _writes(node: ast.Call, name: str) -> bool:
-    """Whether a call opens a file in a mode that writes, or that nobody can tell."""
-    if name == "os.open":
-        flags = node.args[1] if len(node.args) > 1 else None
-        return not (isinstance(flags, ast.Attribute) and flags.attr == "O_RDONLY")
-    if name.startswith("pathlib.") and name.endswith(".open"):
-        return _mode(node, 0) not in (None, "")
-    return name in _OPENS and _mode(node, _OPENS[name]) not in (None, "")
-
-
-def _mode(node: ast.Call, place: int) -> str | None:
-    """The letters of a mode that write; None for a mode that only reads, `?` for one that is no literal."""
-    given: ast.AST | None = node.args[place] if len(node.args) > place else None
-    given = next((one.value for one in node.keywords if one.arg == "mode"), given)
-    if any(isinstance(one, ast.Starred) for one in node.args) or any(one.arg is None for one in node.keywords):
-        return "?"
-    if given is None:
-        return None
-    if isinstance(given, ast.Constant) and type(given.value) is str:
-        return "".join(letter for letter in given.value if letter in "wax+")
-    return "?"
+        self.found.add(Spot(finding, node.end_lineno or node.lineno))

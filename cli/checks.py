@@ -19,7 +19,7 @@ from ledger_core.log import disk
 from ledger_core.log.log import KEYS, STORE, Log
 
 NAMES: Final = ("agentledger", "ledger_core", "projections", "replay", "cli")
-PACKAGES: Final = ("lmdb", "msgpack", "blake3", "attrs", "click", "cryptography", "rich")
+PACKAGES: Final = ("lmdb", "msgpack", "blake3", "attrs", "click", "cryptography", "rich", "jsonschema", "PyYAML")
 _LITTLE: Final = 1 << 30
 
 

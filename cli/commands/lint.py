@@ -13,7 +13,8 @@ from typing import Any, Final
 import attrs
 import click
 
-from cli.boundary import Finding, look
+from cli.boundary import look
+from cli.boundary_allow import Finding
 from cli.boundary_rules import Rules, parse_rules
 from cli.options import pass_settings
 from cli.output import Settings, count, emit, harmless, say

@@ -92,12 +92,17 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def output_schema_of(function: Callable[..., Any]) -> dict[str, Any] | None:
-    """The schema of what a function returns, or its coroutine; None if its annotation says nothing of it."""
+    """The schema of what a function returns, or its coroutine; None if its annotation says nothing of it.
+
+    `-> None` says nothing: what such a tool returns is nobody's contract, and its `verify` hook may find something.
+    """
     if isinstance(_plain(function), type):
         return None
     returned = _hints(function).get("return", Any)
     if typing.get_origin(returned) in (abc.Awaitable, abc.Coroutine):
         returned = typing.get_args(returned)[-1]
+    if returned in (None, type(None)):
+        return None
     build = _Builder(closed=False)
     schema = build.of(returned)
     return build.root(schema) if isinstance(schema, dict) and schema else None

@@ -288,8 +288,9 @@ class BlockingDriver:
     ) -> Any:
         with scope.outside():
             if timeout is not None and not inspect.iscoroutinefunction(function):
-                return _in_thread(lambda: function(*args, **keywords), timeout)
-            result = function(*args, **keywords)
+                result = _in_thread(lambda: function(*args, **keywords), timeout)
+            else:
+                result = function(*args, **keywords)
             if inspect.isawaitable(result):
                 self._runner = self._runner or asyncio.Runner()
                 return self._runner.run(_awaited(result, timeout))

@@ -370,3 +370,25 @@ def processes():
 
 def host_name():
     return os.uname().nodename
+
+
+def nap(seconds):
+    time.sleep(seconds)
+    return "rested"
+
+
+def dig(levels):
+    """Make a directory in a directory in a directory; gives the first."""
+    top = os.getcwd()
+    for level in range(levels):
+        os.mkdir(f"level-{level:060}")
+        os.chdir(f"level-{level:060}")
+        with open("file", "w") as file:
+            file.write("here")
+        os.chmod("file", 0)
+    return top
+
+
+def dig_and_stay():
+    print(dig(3), flush=True)
+    time.sleep(LONGEST)

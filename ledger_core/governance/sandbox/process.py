@@ -26,6 +26,8 @@ from ledger_core.governance.sandbox.pipes import Pipes
 from ledger_core.governance.sandbox.policy import SandboxPolicy
 from ledger_core.governance.sandbox.view import closed_to_others
 
+_KEEPER: Final = 1
+"""Processes of ours that the kernel counts with the tool's, where it has no user of its own."""
 _LATER: Final = 5
 """Seconds after which the keeper ends by itself what this process did not end in time."""
 
@@ -62,7 +64,7 @@ def run(policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Endin
         directory = os.path.join(_place(foreign=uid is not None), f"agentledger-{secrets.token_hex(8)}")
         environment = {**launch.ENVIRONMENT, "HOME": directory, "TMPDIR": directory}
         opened = launch.doors(job.needs) if uid is not None else []
-        others = 0 if uid is not None else _tasks_of(os.getuid())
+        others = 0 if uid is not None else _tasks_of(os.getuid()) + _KEEPER
         request = job.request(policy, environment=environment, limits={"NPROC": policy.processes + others})
 
         def start(pipes: Pipes) -> _Kept:

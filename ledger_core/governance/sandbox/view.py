@@ -210,7 +210,7 @@ def _not_for_others(path: str, kind: Kind) -> SandboxUnavailable:
 
 def _trace(path: str) -> tuple[list[tuple[str, str]], str] | None:
     """The symbolic links on the way to a path, and where it leads; None if it leads nowhere."""
-    links: dict[str, str] = {}
+    links: list[tuple[str, str]] = []
     rest, at = path.strip("/").split("/"), ""
     while rest:
         name = rest.pop(0)
@@ -230,9 +230,9 @@ def _trace(path: str) -> tuple[list[tuple[str, str]], str] | None:
             continue
         if len(links) >= _LINKS:
             return None
-        links[here] = target
+        links.append((here, target))
         if target.startswith("/"):
             at = ""
         rest[:0] = target.split("/")
     real = at or "/"
-    return (list(links.items()), real) if os.path.lexists(real) else None
+    return (links, real) if os.path.lexists(real) else None
