@@ -159,10 +159,20 @@ class _File:
                         self._given(keyword.value, scope)
 
     def _given(self, node: ast.AST, scope: Scope) -> None:
-        each = node.elts if isinstance(node, (ast.List, ast.Tuple, ast.Set)) else [node]
-        each = list(node.values) if isinstance(node, ast.Dict) else each
-        for one in each:
-            self.tools.update(name for name in self.names.of(one, scope) if name in self.names.functions)
+        """Functions that a tool or an agent is given: itself, in a list or a map, or by the name of one."""
+        if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+            for one in node.elts:
+                self._given(one, scope)
+        elif isinstance(node, ast.Dict):
+            for value in node.values:
+                self._given(value, scope)
+        elif isinstance(node, ast.Starred):
+            self._given(node.value, scope)
+        else:
+            self.tools.update(name for name in self.names.of(node, scope) if name in self.names.functions)
+            for what, where in self.names.values(node, scope):
+                if isinstance(what, (ast.List, ast.Tuple, ast.Set, ast.Dict)):
+                    self._given(what, where)
 
     def _takes_context(self, node: Function, scope: Scope) -> bool:
         if any(name.startswith("click.") for one in node.decorator_list for name in self._decorator(one, scope)):
@@ -258,7 +268,8 @@ class _Seeker:
         )
         ends = any(one.arg == "return_exceptions" for one in node.keywords)  # gather(*late, …): whatever became of them
         order = bool(called & _CALM) or (calm and bool(called & _PASSES)) or ends
-        for one in (*node.args, *(keyword.value for keyword in node.keywords)):
+        hooks = _HOOKS if called & (_AGENT | _TOOL) else ()
+        for one in (*node.args, *(keyword.value for keyword in node.keywords if keyword.arg not in hooks)):
             self._passed_on(one, scope)
             self.visit(one, scope, calm=order)
         self.captured = before

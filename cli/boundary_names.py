@@ -98,6 +98,13 @@ class FileNames:
         """All that a name may stand for in a scope."""
         return frozenset(self._name(name, self._place(name, scope)))
 
+    def values(self, node: ast.AST, scope: Scope) -> Iterator[tuple[ast.AST, Scope]]:
+        """The expressions that a name is assigned, each with the scope in which it is to be read."""
+        place = self._place(node.id, scope) if isinstance(node, ast.Name) else None
+        for how, what, where in place.bound[node.id] if isinstance(node, ast.Name) and place is not None else ():
+            if how == "value" and isinstance(what, ast.AST):
+                yield what, where
+
     def methods(self, owner: str, *names: str) -> Iterator[str]:
         """Those functions of this file that methods of a class of it are, its bases' included."""
         for name in names:

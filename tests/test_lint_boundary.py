@@ -247,6 +247,8 @@ def test_what_an_agent_is(source):
         "def a(ctx): time.time()\nb = ToolSpec(name='b', function=a)",
         "def a(ctx): time.time()\nb = tool(a)",
         "def a(ctx): time.time()\n@agent(tools=[a])\ndef b(ctx): pass",
+        "def a(ctx): time.time()\nTOOLS = [a]\n@agent(tools=[*TOOLS])\ndef b(ctx): pass",
+        "def a(ctx): time.time()\nTOOLS = (a,)\n@agent(tools=TOOLS)\ndef b(ctx): pass",
         "def a(ctx): time.time()\n@tool(verify=a)\ndef b(): pass",
         "def a(ctx): time.time()\n@agent(models={'m': a})\ndef b(ctx): pass",
         "import click\n@click.command()\n@click.pass_context\ndef a(ctx): time.time()",
@@ -337,6 +339,7 @@ def test_everywhere():
         "def f(x=time.time()): time.time()\n"
         "class C:\n    at = time.time()\n    def m(self): time.time()\n"
         "@tool\ndef t(): time.time()\n"
+        "@agent(models=lambda request: time.time())\ndef a(ctx): pass\n"
     )
     assert codes(source) == []
     assert [one.line for one in lint(source, "f.py", everywhere=True)] == [4, 5, 5, 7, 8]

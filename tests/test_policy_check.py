@@ -16,7 +16,7 @@ from agentledger import agent, tool
 def look(n=0):
     return n
 
-@tool(name="pay", side_effect="external_write", risk_level="high")
+@tool(name="pay", side_effect="external_write", risk_level="high", approval_required=True)
 def pay(n=0):
     return n
 
@@ -105,6 +105,8 @@ def test_check_decides_for_every_tool_of_an_agent(check):
         ("look", "low", "allow"),
         ("pay", "high", "approve"),
     ]
+    assert [one["approval_required"] for one in value["tools"]] == [False, True]
+    assert "pay asks for a person's yes" in check("shop.yaml", "--target", "agents.py:clerk")[1]
     assert "pay (approve)" in check("shop.yaml", "--target", "agents.py:clerk", "--expect", "allow", code=1)[1]
     assert "pay" in check("--target", "agents.py:clerk", "--tool", "pay", code=1)[0]
     check("--target", "agents.py:clerk", "--tool", "none", code=1)

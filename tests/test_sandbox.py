@@ -178,7 +178,11 @@ _FIELDS = {
     "environment": st.dictionaries(st.sampled_from("AB"), st.sampled_from("12")),
     "pass_environment": st.lists(st.sampled_from("AB")),
     "filesystem": st.sampled_from(["private", "host"]),
-    **{name: st.sampled_from([max(least, 1 << 24), 1 << 25]) for name, (least, _, _) in LIMITS.items() if name != "time"},
+    **{
+        name: st.sampled_from([max(least, 1 << 24), 1 << 25])
+        for name, (least, _, _) in LIMITS.items()
+        if name != "time"
+    },
     "time": st.sampled_from([1, 2.5]),
     "processes": st.sampled_from([1, 9]),
 }
@@ -284,7 +288,9 @@ def test_functions_of_a_file_that_was_loaded_by_its_path(tmp_path):
     needs.linux()
     tmp_path.chmod(0o755)
     path = tmp_path / "agent_file.py"
-    path.write_text("from agentledger import agent, tool\n@tool\ndef f(n):\n    return [n, __name__]\n@agent(tools=[f])\ndef a(ctx): ...\n")
+    path.write_text(
+        "from agentledger import agent, tool\n@tool\ndef f(n):\n    return [n, __name__]\n@agent(tools=[f])\ndef a(ctx): ...\n"
+    )
     function = target.load(str(path)).tools["f"].function
     job = job_of(function, (3,), {})
 
@@ -302,7 +308,13 @@ def test_a_module_that_cannot_be_imported_there_stops_before_the_call(tmp_path, 
     import vanishing
 
     plan = Sandboxes.of().plan("t", HOST)
-    for text in (None, "import nowhere_at_all", "raise SystemExit(3)", "import os; os._exit(0)", "x = bytearray(1 << 40)"):
+    for text in (
+        None,
+        "import nowhere_at_all",
+        "raise SystemExit(3)",
+        "import os; os._exit(0)",
+        "x = bytearray(1 << 40)",
+    ):
         module.unlink()
         if text is not None:
             module.write_text(text)
@@ -484,9 +496,7 @@ def test_a_tool_does_not_outlive_us(python, ending, executor):
 
 def _sleeps(marked: str) -> bool:
     """Whether the process that a tool left behind runs: our own child has the mark in its command line, too."""
-    return any(
-        b"sleep\0" + marked.encode() in _command_line(name) for name in os.listdir("/proc") if name.isdigit()
-    )
+    return any(b"sleep\0" + marked.encode() in _command_line(name) for name in os.listdir("/proc") if name.isdigit())
 
 
 def _command_line(process: str) -> bytes:
@@ -575,7 +585,11 @@ def _program(does: str) -> list[str]:
         (["yes"], "startup", "printed more than"),
         (_program("os.write(answer, b'R'); time.sleep(60)"), "startup", "not done after 1 s"),
         (_program("os.close(answer); os.close(asked); time.sleep(60)"), "startup", "closed its answer"),
-        (_program("os.write(answer, b'RB' + os.read(asked, 9)); time.sleep(60)"), "output", "no answer"),
+        (
+            _program("os.write(answer, b'R'); os.write(answer, b'B' + os.read(asked, 9)); time.sleep(60)"),
+            "output",
+            "no answer",
+        ),
         (_program("os.write(answer, b'RB'); time.sleep(60)"), "time", "not done after 1 s"),
         (_program("[os.write(answer, bytes(9)) for _ in range(1 << 40)]"), "startup", "no answer"),
         (_program("os.write(answer, b'RB='); [os.write(answer, bytes(9)) for _ in range(9)]"), "output", "more than"),
@@ -602,7 +616,11 @@ def test_what_cannot_be_started_is_unavailable():
     stop.close()
 
 
-@given(st.lists(st.binary(max_size=40) | st.sampled_from([b"R", b"B", b"=", b"!", b"?", b"M", b"O", bytes(7) + b"\x02\xa1x"])))
+@given(
+    st.lists(
+        st.binary(max_size=40) | st.sampled_from([b"R", b"B", b"=", b"!", b"?", b"M", b"O", bytes(7) + b"\x02\xa1x"])
+    )
+)
 def test_any_bytes_can_be_said(parts):
     """Whatever comes, in whatever parts, is read to the same end, without an error, and kept within bounds."""
     replies = [Reply(most=64), Reply(most=64), Reply(most=64)]

@@ -72,9 +72,9 @@ def check(
         emit(settings, value, lambda: _show(found, path, notes))
         return 1 if strict and notes else 0
     asked = _asked(None if target is None else targets.load(target), tool_name, call)
-    decided = [(one, found.decide(one)) for one in asked]
+    decided = [(one, found.decide(one)) for one, _ in asked]
     if tool_name is not None:
-        traces = found.explain(asked[0])
+        traces = found.explain(asked[0][0])
         ok = decided[0][1].verdict == expect if expect else decided[0][1].verdict != "deny"
         value |= {"ok": ok, "tool": tool_name, **_decision(decided[0][1]), "trace": [_trace(one) for one in traces]}
         emit(settings, value, lambda: _show_decision(*decided[0], traces))
@@ -84,8 +84,14 @@ def check(
         ):
             say("Asked of calls without arguments: rules about arguments may decide otherwise of others.")
         ok = all(decision.verdict == expect for _, decision in decided) if expect else True
-        value |= {"ok": ok, "tools": [_declared(one) | _decision(decision) for one, decision in decided]}
+        own = [_own(tool) for _, tool in asked]
+        each = [_declared(one) | _decision(decision) | more for (one, decision), more in zip(decided, own, strict=True)]
+        value |= {"ok": ok, "tools": each}
         emit(settings, value, lambda: _show_tools(decided))
+        for name, what in (("approval_required", "a person's yes"), ("sandbox_required", "a sandbox")):
+            tools = [one["tool"] for one in each if one[name]]
+            if tools:
+                say(harmless(f"Whatever the policy says, {', '.join(tools)} asks for {what} itself."))
     if expect and not ok:
         others = [f"{one.tool} ({decision.verdict})" for one, decision in decided if decision.verdict != expect]
         say(harmless(f"Expected {expect}, and found another verdict for {', '.join(others)}."))
@@ -100,7 +106,9 @@ def _nothing_asked(call: Mapping[str, Any], expect: str | None) -> None:
         raise BadInput(f"{named} without a tool asks nothing.", hint="Name one with --tool, or an agent with --target.")
 
 
-def _asked(spec: AgentSpec | None, tool_name: str | None, call: Mapping[str, Any]) -> list[Asked]:
+def _asked(
+    spec: AgentSpec | None, tool_name: str | None, call: Mapping[str, Any]
+) -> list[tuple[Asked, ToolSpec | None]]:
     """The calls that are asked about: what was said of them, else what the agent declares."""
     tools: list[ToolSpec | str] = [tool_name] if tool_name is not None else []
     if spec is not None and tool_name is not None:
@@ -116,18 +124,17 @@ def _asked(spec: AgentSpec | None, tool_name: str | None, call: Mapping[str, Any
     found = []
     for tool in tools:
         declared = tool if isinstance(tool, ToolSpec) else None
-        found.append(
-            Asked(
-                agent=call["agent_name"] or (spec.name if spec else "any"),
-                role=call["role"] or (spec.role if spec else None),
-                tool=tool.name if isinstance(tool, ToolSpec) else tool,
-                version=call["tool_version"] or (declared.version if declared else "1"),
-                risk_level=call["risk"] or (declared.risk_level if declared else "low"),
-                side_effect=call["side_effect"] or (declared.side_effect if declared else "none"),
-                arguments=arguments,
-                session=call["session"],
-            )
+        asked = Asked(
+            agent=call["agent_name"] or (spec.name if spec else "any"),
+            role=call["role"] or (spec.role if spec else None),
+            tool=tool.name if isinstance(tool, ToolSpec) else tool,
+            version=call["tool_version"] or (declared.version if declared else "1"),
+            risk_level=call["risk"] or (declared.risk_level if declared else "low"),
+            side_effect=call["side_effect"] or (declared.side_effect if declared else "none"),
+            arguments=arguments,
+            session=call["session"],
         )
+        found.append((asked, declared))
     return found
 
 
@@ -162,6 +169,11 @@ def _note(note: Note) -> dict[str, str]:
 def _declared(asked: Asked) -> dict[str, str]:
     names = ("tool", "version", "risk_level", "side_effect")
     return {name: getattr(asked, name) for name in names}
+
+
+def _own(tool: ToolSpec | None) -> dict[str, bool]:
+    """What a tool asks for itself, whatever a policy says."""
+    return {name: tool is not None and getattr(tool, name) for name in ("approval_required", "sandbox_required")}
 
 
 def _decision(decision: Decision) -> dict[str, Any]:

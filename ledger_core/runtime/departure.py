@@ -21,7 +21,7 @@ from ledger_core import codec
 from ledger_core.errors import BadInput, NotFound
 from ledger_core.events import Body, Missing
 from ledger_core.events.effect import ToolCallRequested
-from ledger_core.events.govern import ToolCallJoined
+from ledger_core.events.govern import CostRecorded, ToolCallJoined
 from ledger_core.events.ledger import STREAM
 from ledger_core.ids import check_name
 from ledger_core.log.log import Draft, Later
@@ -98,7 +98,7 @@ class Departure(Gate):
         ticket: Ticket | None = None
         worked_ns = self._worked_ns()
 
-        def first(runs: Runs, state: RunState) -> None:
+        def first(runs: Runs, state: RunState, riders: list[Body]) -> None:
             nonlocal ticket
             key = None if operation is None else self._key_of(runs, state, entry.intent, operation)
             ticket = attrs.evolve(
@@ -144,12 +144,16 @@ class Departure(Gate):
         names = budget.accounts(state.root, state.session, state.step_agent)
         return self._recorder.log.has_any(map(budget.stream_of_account, names))
 
-    def _reserved(self, runs: Runs, state: RunState, path: str, wanted: Wanted) -> dict[str, Any]:
-        """What is reserved of every account; raises `NoRoom`, `Busy`."""
+    def _reserved(
+        self, runs: Runs, state: RunState, path: str, wanted: Wanted, costs: Sequence[Mapping[str, int]]
+    ) -> dict[str, Any]:
+        """What is reserved of every account, after `costs` that ride along; raises `NoRoom`, `Busy`."""
         own = state.reservations.get(path)
         taken: dict[str, dict[str, int]] = {}
         unbounded: set[str] = set()
         for account in runs.accounts(state):
+            for spent in costs:
+                account = budget.moved(account, reserved={}, freed={}, spent=spent, opened=0)  # noqa: PLW2901
             if own is not None:  # an attempt that was lost: its place is taken, and what was bounded of it is charged
                 freed = own.by_account.get(account.name, {})
                 charged = {name: value for name, value in freed.items() if name not in own.unbounded}

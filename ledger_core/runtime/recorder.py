@@ -27,8 +27,8 @@ MAX_RIDERS: Final = 64
 MAX_AGE_NS: Final = NS
 Bodies = Callable[[RunState, list[Body]], Iterable[Body]]
 """From the state at the head and the bodies that ride along, the bodies to append behind them."""
-First = Callable[[Runs, RunState], None]
-"""What a decision looks at before it drafts anything; what it raises refuses the append."""
+First = Callable[[Runs, RunState, list[Body]], None]
+"""What a decision looks at before it drafts anything, told what rides along; what it raises refuses the append."""
 Family = Callable[[Runs, RunState], Iterable[Draft | Later]]
 """From the runs of the decision and this run's state, drafts for other streams, sealed behind this run's own."""
 
@@ -130,7 +130,7 @@ class Recorder:
                     decide.check_begins(state)
                 runs = Runs(view, self._folds, self._log.clock.now_ns())
                 if first is not None:
-                    first(runs, state)
+                    first(runs, state, riders)
                 drafted = [*riders, *bodies(state, riders)]
                 for body in drafted:
                     decide.check_unsettled(state, body)

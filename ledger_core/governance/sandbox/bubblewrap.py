@@ -92,7 +92,8 @@ def run(policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Endin
         opened = launch.doors(closed, uid) if closed and uid is not None else []
         user = None if opened else uid  # where doors are opened, that program changes the user
         environment = {**launch.ENVIRONMENT, "HOME": _HOME, "TMPDIR": "/tmp"}  # noqa: S108 - its own
-        request = job.request(policy, environment=environment, limits={"NPROC": policy.processes + _REAPER})
+        most = users.crowd(policy.processes + _REAPER, alone=uid is not None or _counted())
+        request = job.request(policy, environment=environment, limits={"NPROC": most})
         homely = ["--perms", "0700", "--dir", _HOME, "--chdir", _HOME]
         filtered = held.enter_context(_in_memory(_filter()))
         options = [*_OPTIONS, "--seccomp", str(filtered), *([] if policy.network else ["--unshare-net"])]
@@ -211,6 +212,12 @@ def _option(mount: Mount, policy: SandboxPolicy) -> list[str]:
             f"{mount.path}/shm",
         ]
     return ["--proc", mount.path]
+
+
+def _counted() -> bool:
+    """Whether the kernel counts the processes of each user namespace: since Linux 5.14."""
+    numbers = [int(part) for part in platform.release().split("-")[0].split(".")[:2] if part.isdigit()]
+    return numbers >= [5, 14]
 
 
 def _filter() -> bytes:

@@ -30,7 +30,7 @@ from ledger_core.governance.sandbox.policy import SandboxPolicy
 from ledger_core.governance.sandbox.reply import Reply
 
 _LOOK_EVERY: Final = 0.05
-"""Seconds between two looks at a sandbox's memory."""
+"""Seconds between two looks at what a sandbox takes."""
 _END_WITHIN: Final = 10.0
 """Seconds that a sandbox which was killed may take to be gone; the kernel needs some 0.01."""
 _GRACE: Final = 1.0
@@ -193,6 +193,8 @@ class _Talk:
         self.memory, self.tasks = max(self.memory, seen.memory), seen.tasks
         if seen.memory > self.policy.memory:
             self.end("memory", f"its {seen.processes:,} processes took {seen.memory:,} bytes together")
+        elif seen.tasks > self.policy.processes:
+            self.end("processes", f"it had {seen.tasks:,} processes and threads")
 
     def take_answer(self) -> bool:
         """Read of the answer; False when there is no more."""

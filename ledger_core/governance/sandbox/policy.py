@@ -147,12 +147,7 @@ class SandboxPolicy:
             changes["executor"] = other.executor
         if "network" in rule:
             changes["network"] = self.network and other.network
-        if other.filesystem == "private" and "filesystem" in rule:
-            changes["filesystem"] = "private"
-        if "read" in rule and other.read is not None and (self.filesystem, other.filesystem) != ("host", "host"):
-            changes["read"] = other.read if self.read is None else _both(self.read, other.read)
-        if "write" in rule:
-            changes["write"] = _both(self.write, other.write)
+        changes |= self._files_under(rule, other)
         if "environment" in rule:
             changes["environment"] = {
                 name: value for name, value in self.environment.items() if other.environment.get(name) == value
@@ -160,6 +155,20 @@ class SandboxPolicy:
         if "pass_environment" in rule:
             changes["pass_environment"] = tuple(set(self.pass_environment) & set(other.pass_environment))
         return attrs.evolve(self, **changes)
+
+    def _files_under(self, rule: Mapping[str, Any], other: SandboxPolicy) -> dict[str, Any]:
+        """What becomes of this policy's files under a rule."""
+        if other.filesystem == "host":
+            return {}
+        if self.filesystem == "host":
+            limited = "filesystem" in rule or "write" in rule or other.read is not None
+            return {"filesystem": "private", "read": other.read, "write": other.write} if limited else {}
+        changes: dict[str, Any] = {}
+        if other.read is not None:
+            changes["read"] = other.read if self.read is None else _both(self.read, other.read)
+        if "write" in rule:
+            changes["write"] = _both(self.write, other.write)
+        return changes
 
 
 DEFAULT: Final = SandboxPolicy()

@@ -54,10 +54,11 @@ def tried(run: Run, *, host: bool, notes: dict[str, str]) -> Ability:
     """What a way of running jobs keeps; `notes` say how, by ability."""
     policy = SandboxPolicy(memory=_MEMORY, processes=_PROCESSES, time=30, filesystem="host" if host else "private")
     try:
-        with ThreadPoolExecutor(3) as threads:
+        with ThreadPoolExecutor(4) as threads:
             around = threads.submit(_around, run, policy)
             ended, shared = threads.submit(_ended, run, policy), threads.submit(_shared, run, policy)
-            ending, in_time, together = around.result(), ended.result(), shared.result()
+            crowded = threads.submit(_crowded, run, policy)
+            ending, in_time, together, few = around.result(), ended.result(), shared.result(), crowded.result()
     except (SandboxUnavailable, OSError) as error:
         return Ability(available=False, reason=str(error).rstrip("."))
     if ending.outcome.status == "stopped" or ending.raised is not None:
@@ -73,7 +74,7 @@ def tried(run: Run, *, host: bool, notes: dict[str, str]) -> Ability:
         filesystem="no" if seen["read"] or seen["write"] else "yes",
         time="yes" if in_time else "no",
         memory="no" if seen["memory"] else "all together" if together else "each process",
-        processes="all together" if 1 < seen["processes"] <= _PROCESSES else "no",
+        processes="all together" if seen["processes"] > 1 and (seen["processes"] <= _PROCESSES or few) else "no",
         environment="yes" if set(seen["environment"]) <= _ENVIRONMENT else "no",
     )
 
@@ -101,6 +102,13 @@ def _shared(run: Run, policy: SandboxPolicy) -> bool:
     with _stop() as stop:
         ending = run(policy, _job("share", [4, _MEMORY // 3]), seconds=10, stop=stop)
     return ending.outcome.reason == "memory"
+
+
+def _crowded(run: Run, policy: SandboxPolicy) -> bool:
+    """Whether too many processes are ended."""
+    with _stop() as stop:
+        ending = run(policy, _job("crowd", [2 * _PROCESSES]), seconds=10, stop=stop)
+    return ending.outcome.reason == "processes"
 
 
 def _alive(mark: str) -> bool:

@@ -48,6 +48,15 @@ def share(kids: int, size: int) -> None:
     time.sleep(20)
 
 
+def crowd(kids: int) -> None:
+    """Be too many."""
+    for _ in range(kids):
+        if os.fork() == 0:
+            time.sleep(20)
+            os._exit(0)
+    time.sleep(20)
+
+
 def _reached(family: int, address: Any) -> bool:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as client:

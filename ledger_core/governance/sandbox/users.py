@@ -7,6 +7,7 @@ them, above 2**30, or from the upper part of what a container maps. Its group ha
 
 from __future__ import annotations
 
+import os
 import pwd
 import secrets
 import socket
@@ -19,6 +20,27 @@ from ledger_core.governance.sandbox.ending import SandboxUnavailable
 _LOW: Final = 1 << 30
 _HIGH: Final = 1 << 31
 _TRIES: Final = 100
+_BOMB: Final = 1024
+"""Processes that a bomb of forks may reach, between two looks at it, where only all of a user's can be counted."""
+
+
+def crowd(processes: int, *, alone: bool) -> int:
+    """What the kernel is told as a tool's most processes: `processes`, where it counts the tool's `alone`.
+
+    Else it counts all of this user's, which come and go: then it is told a bound for a bomb of forks, far above those
+    that there are, and what a tool has is looked at.
+    """
+    if alone:
+        return processes
+    return processes + _BOMB + sum(map(_threads, filter(str.isdigit, os.listdir("/proc"))))
+
+
+def _threads(process: str) -> int:
+    """How many threads a process has, if it is this user's."""
+    try:
+        return len(os.listdir(f"/proc/{process}/task")) if os.stat(f"/proc/{process}").st_uid == os.getuid() else 0
+    except OSError:
+        return 0
 
 
 @contextmanager
