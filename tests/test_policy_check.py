@@ -28,25 +28,23 @@ def clerk(ctx):
 def idle(ctx):
     return None
 """
-COMMAND = """
-import sys
-from cli import main
-from cli.commands import policy
-main.cli.add_command(policy.policy)
-main.main(["policy", "check", *sys.argv[1:]])
-"""
 
 
 @pytest.fixture
-def check(tmp_path):
+def check(tmp_path, monkeypatch):
     """`policy check` in a process of its own, in a folder with agents and the example policies."""
     (tmp_path / "agents.py").write_text(AGENTS)
+    monkeypatch.delenv("AGENTLEDGER_ROOT", raising=False)
     for path in EXAMPLES.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
 
     def run(*words, code=0):
         ran = subprocess.run(
-            [sys.executable, "-c", COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "agentledger", "policy", "check", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert ran.returncode == code, f"{words} ended with {ran.returncode}:\n{ran.stdout}\n{ran.stderr}"
         assert "Traceback" not in ran.stderr and "defect" not in ran.stderr
@@ -62,6 +60,9 @@ def test_check_says_what_is_in_a_policy(check):
     assert "other refunds" in out and "blake3:" in out and not err
     assert check("--policy", "shop.yaml", "--json")[0]["rule_count"] == 6
     assert "built-in" in check()[0]
+    (check.folder / ".agentledger").mkdir()
+    (check.folder / ".agentledger" / "policy.yaml").write_text("version: 1\nname: the ledger's own\n")
+    assert "the ledger's own" in check()[0]
 
     (check.folder / "bad.yaml").write_text("version: 1\nrules:\n- name: a\n  verdit: allow\n")
     assert "line 4" in check("bad.yaml", code=1)[1] and "verdict" in check("bad.yaml", code=1)[1]

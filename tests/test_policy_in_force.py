@@ -143,8 +143,11 @@ def test_outside_engines_alone_decide_where_only_they_were_given():
     force = InForce.of(lambda asked: asked.risk_level == "high")
 
     assert force.configured and force.decide(ask(risk_level="critical")).verdict == "allow"
+    assert len(force.documents()) == 3
     said = force.of_hook(force.hooks[0](ask(risk_level="critical")), force.name_of(force.hooks[0]))
-    assert strictest([force.decide(ask()), said]).verdict == "deny"
+    both = strictest([force.decide(ask()), said])
+    assert both.verdict == "deny"
+    assert {bytes.fromhex(one) for one in force.documents()[both.policy]["all_of"]} < force.documents().keys()
 
 
 _DIGEST = b"\1" * 32

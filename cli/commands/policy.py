@@ -19,6 +19,7 @@ from ledger_core.governance.tool import ToolSpec
 from ledger_core.ids import format_hash
 from ledger_core.runtime import target as targets
 from ledger_core.runtime.agent import AgentSpec
+from ledger_core.runtime.governing import beside
 
 
 @click.group()
@@ -28,7 +29,6 @@ def policy() -> None:
 
 @policy.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--policy", "option", metavar="FILE", type=click.Path(path_type=Path), help="The same as FILE.")
 @click.option("--tool", "tool_name", metavar="NAME", help="What is decided of a call of this tool.")
 @click.option(
     "--target", metavar="TARGET", help="What is decided of each tool of an agent: file.py[:agent] or module:agent."
@@ -46,7 +46,6 @@ def policy() -> None:
 def check(
     settings: Settings,
     file: Path | None,
-    option: Path | None,
     tool_name: str | None,
     target: str | None,
     expect: str | None,
@@ -57,11 +56,13 @@ def check(
 
     Without --tool or --target: whether FILE is a policy, what is in it, and what its author may not have meant. With
     --tool: the verdict, and why each rule did or did not match; exits with 1 for deny. With --target: the verdict for
-    each tool as it is declared. Without FILE the built-in policy is asked.
+    each tool as it is declared. Without FILE the policy that --policy names is asked, else the ledger's, else the
+    built-in one.
     """
-    if file is not None and option is not None:
+    if file is not None and settings.policy is not None:
         raise BadInput("FILE and --policy both name a policy.", hint="Leave one of them out.")
-    path = file or option
+    named = file or settings.policy or beside(settings.root, "policy")
+    path = None if named is None else Path(named)
     found = DEFAULT if path is None else load_policy(path)
     value = _described(found, path)
     if tool_name is None and target is None:

@@ -146,9 +146,10 @@ class InForce:
         return strictest([self._decision(one, asked) for one in self._policies])
 
     def documents(self) -> dict[bytes, Any]:
-        """The policies in force now by their digests, and `{"all_of": …}` by theirs where there are several.
+        """What decides now, by every digest that a decision of it may carry, each a document of plain data.
 
-        A file that is no policy now is left out.
+        Policies, `{"hook": name}` for outside engines, and for those that decide together `{"all_of": …}`, which names
+        the others' digests. A file that is no policy now is left out.
         """
         policies = []
         for one in self._policies or (_ENGINES_ONLY if self.hooks else DEFAULT,):
@@ -157,9 +158,12 @@ class InForce:
             except LedgerError:
                 continue
         found: dict[bytes, Any] = {one.digest: one.document for one in policies}
-        if len(found) > 1:
-            found[combined(list(found))] = {"all_of": sorted(digest.hex() for digest in list(found))}
-        return found
+        together = [combined(list(found))] if found else []
+        hooks = [{"hook": _storable(self.name_of(hook), _LONGEST_RULE)} for hook in self.hooks]
+        for members in (list(found), [*together, *map(digest_of, hooks)]):
+            if len(set(members)) > 1:
+                found[combined(members)] = {"all_of": sorted({one.hex() for one in members})}
+        return found | {digest_of(hook): hook for hook in hooks}
 
     @staticmethod
     def name_of(hook: Hook) -> str:

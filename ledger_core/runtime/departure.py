@@ -101,9 +101,9 @@ class Departure(Gate):
         def first(runs: Runs, state: RunState, riders: list[Body]) -> None:
             nonlocal ticket
             key = None if operation is None else self._key_of(runs, state, entry.intent, operation)
-            ticket = attrs.evolve(
-                key or Ticket(), **self._reserved(runs, state, entry.intent.path, {**wanted, "wall_ns": worked_ns})
-            )
+            costs = [rider.spent for rider in riders if isinstance(rider, CostRecorded)]
+            wants = {**wanted, "wall_ns": worked_ns}
+            ticket = attrs.evolve(key or Ticket(), **self._reserved(runs, state, entry.intent.path, wants, costs))
 
         def family(runs: Runs, state: RunState) -> Iterator[Draft | Later]:
             if besides is not None:
