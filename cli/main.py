@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from cli.commands import budget, demo, keep, ledger, log, policy, prove, runs, serve, steer, tools
+from cli.commands import budget, demo, keep, ledger, lint, log, policy, prove, runs, sandbox, serve, steer, tools
 from cli.options import DEFAULT_ROOT, pass_settings
 from cli.output import Settings, complain, say
 from ledger_core import __version__
@@ -45,7 +45,7 @@ GROUPS: dict[str, Sequence[click.Command]] = {
         log.log,
         serve.transcript,
     ),
-    "Govern": (policy.policy, tools.tools),
+    "Govern": (policy.policy, sandbox.sandbox, tools.tools, lint.lint),
     "Prove": (prove.verify, prove.replay),
     "Keep": (keep.init, keep.doctor),
 }

@@ -45,7 +45,7 @@ def fails(how: str) -> None:
         pass
 
 
-@tool(name="writes", sandbox_required=True, side_effect="external_write", timeout=0.5)
+@tool(name="writes", sandbox_required=True, side_effect="external_write", timeout=5)
 def writes() -> None:
     """Never returns."""
     while True:

@@ -65,6 +65,8 @@ class Surroundings:
     """Told of every child run."""
     policy: InForce = attrs.field(factory=lambda: InForce.of(None))
     """What decides whether a tool may be called."""
+    adopted: set[bytes] = attrs.field(factory=set)
+    """Digests of the policies whose texts stand in the log."""
     sandboxes: Sandboxes = attrs.field(factory=lambda: Sandboxes.of(None))
     """Where tools run that are not to run here."""
     prices: Prices = NO_PRICES

@@ -126,11 +126,9 @@ class Gate(Effects):
         return strictest(decisions)
 
     def _adoption(self, passed: Passed) -> Iterator[Draft]:
-        """The text of a policy that the log has not seen, for the ledger's own stream."""
-        if passed.recorded:
-            document = self._around.policy.documents().get(passed.decision.policy)
-            if document is not None:
-                digest = passed.decision.policy
+        """The texts in force, for the ledger's own stream, where this process has not put them there yet."""
+        if passed.recorded and passed.decision.policy not in self._around.adopted:
+            for digest, document in self._around.policy.documents().items():
                 tag = chain.tag(_PUBLIC, b"policy:" + digest)
                 yield Draft(stream=STREAM, body=PolicyAdopted(tag=tag, policy=digest, document=document))
 

@@ -64,6 +64,7 @@ class Runtime(Steering, Sessions, Governing):
         self._keep = False
         """A call of the user's outlived its run: the sign of life stays until the process ends."""
         self._under_way: set[tuple[str, str, int]] = set()
+        self._adopted: set[bytes] = set()
         self._workers = None if log.root is None else log.root / WORKERS
 
     @classmethod
@@ -347,6 +348,7 @@ class Runtime(Steering, Sessions, Governing):
                 under_way=self._under_way,
                 known=self.known,
                 policy=self.policy,
+                adopted=self._adopted,
                 sandboxes=self.sandboxes,
                 prices=self.prices,
             ),

@@ -180,6 +180,8 @@ class ToolEffects(Doubt):
             besides = (lambda runs: adopted(runs, iter(news))) if news else None
             if not await self._depart(entry, _wanted(spec), bodies, operation=operation, besides=besides):
                 return False
+            if news:
+                self._around.adopted.add(passed.decision.policy)
         else:
             for body in bodies(Ticket()):
                 self._begin(body)
@@ -296,6 +298,13 @@ def _wasted(spec: ToolSpec, category: str) -> dict[str, int]:
     return {name: amount for name, amount in wanted.items() if amount}
 
 
+def _limits(plan: Plan) -> dict[str, Any]:
+    """What a sandbox allows; of its environment the names alone: values may be anything."""
+    limits = dict(plan.policy.as_json())
+    limits["environment"] = sorted(limits.get("environment") or ())
+    return dict(secret.plain(limits))
+
+
 def _started(entry: Entry, attempt: int, plan: Plan | None) -> list[Body]:
     if plan is None:
         return []
@@ -305,6 +314,6 @@ def _started(entry: Entry, attempt: int, plan: Plan | None) -> list[Body]:
             attempt=attempt,
             executor=plan.executor.name,
             policy=plan.digest,
-            limits=codec.roundtrip(plan.policy.as_json()),
+            limits=_limits(plan),
         )
     ]

@@ -152,7 +152,8 @@ class ExecutorSuite:
             b"BB",
             b"?" + (1).to_bytes(8, "big") + b"\xc0",
             b"MM",
-            b"=\0\0\0\0\0\0\0\1\xc0more",
+            b"=\0\0\0\0\0\0\0\2\x80\x80",
+            b"=" + (2 * MB).to_bytes(8, "big") + b"\xdd\0\x1f\xff\xfb" + bytes([0x90]) * (2 * MB - 5),
         ],
     )
     def test_garbage_is_no_answer(self, executor: Executor, text: bytes) -> None:

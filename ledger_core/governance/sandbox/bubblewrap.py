@@ -247,6 +247,7 @@ def _inspected(program: str | None) -> Ability:
     if why:
         return Ability(available=False, reason=why)
     notes = {
+        "memory": "each process by the kernel, all together looked at every 0.05 s",
         "network": "a network of its own without any machine in it, and no Unix sockets",
         "filesystem": "mounts of its own: read-only, without what is hidden",
     }

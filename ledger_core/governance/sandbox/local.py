@@ -31,6 +31,8 @@ from ledger_core.governance.sandbox.reply import Reply
 
 _LOOK_EVERY: Final = 0.05
 """Seconds between two looks at what a sandbox takes."""
+_PATIENCE: Final = 20
+"""How many times longer than a look the pause behind it is, at least: a crowd is not looked at all the time."""
 _END_WITHIN: Final = 10.0
 """Seconds that a sandbox which was killed may take to be gone; the kernel needs some 0.01."""
 _GRACE: Final = 1.0
@@ -156,7 +158,8 @@ class _Talk:
         asking, look_at = False, time.monotonic() + _LOOK_EVERY
         while self.reason is None:
             until = deadline if self._answered is None else min(deadline, self._answered + _GRACE)
-            ready = dict(poll.poll(max(0.0, min(until, look_at) - time.monotonic()) * 1000))
+            wake = until if self._answered is not None else min(until, look_at)
+            ready = dict(poll.poll(max(0.0, wake - time.monotonic()) * 1000))
             for fd in [fd for fd in open_ones if fd in ready]:
                 if not open_ones[fd]():
                     poll.unregister(fd)
@@ -174,9 +177,9 @@ class _Talk:
             if self._answered is not None:
                 self.pipes.tell("request")  # it has been looked at, and may go
             now = time.monotonic()
-            if now >= look_at:
+            if now >= look_at and self._answered is None:  # what has answered is on its way out
                 self.look()
-                look_at = time.monotonic() + _LOOK_EVERY
+                look_at = now + max(_LOOK_EVERY, _PATIENCE * (time.monotonic() - now))
             if now >= until:
                 if self._answered is None:
                     self.end("time", f"it was not done after {self.seconds:g} s")
@@ -209,7 +212,7 @@ class _Talk:
             root = self.started.root()
             self.memory = max(self.memory, (root and watch.peak(root)) or 0)
             self._answered = time.monotonic()
-        return bool(data)
+        return bool(data) and not self.reply.finished
 
     def take_output(self) -> bool:
         """Read of what it prints; False when there is no more."""

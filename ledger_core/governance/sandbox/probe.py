@@ -64,7 +64,7 @@ def tried(run: Run, *, host: bool, notes: dict[str, str]) -> Ability:
     if ending.outcome.status == "stopped" or ending.raised is not None:
         return Ability(available=False, reason=ending.because or f"its trial failed: {ending.raised}")
     seen = ending.value
-    if seen["processes"] == 1:
+    if not seen["fork"]:
         notes = {**notes, "processes": "not one process more could be started"}
     return Ability(
         available=True,
@@ -74,7 +74,7 @@ def tried(run: Run, *, host: bool, notes: dict[str, str]) -> Ability:
         filesystem="no" if seen["read"] or seen["write"] else "yes",
         time="yes" if in_time else "no",
         memory="no" if seen["memory"] else "all together" if together else "each process",
-        processes="all together" if seen["processes"] > 1 and (seen["processes"] <= _PROCESSES or few) else "no",
+        processes="all together" if seen["fork"] and few else "no",
         environment="yes" if set(seen["environment"]) <= _ENVIRONMENT else "no",
     )
 
@@ -82,7 +82,7 @@ def tried(run: Run, *, host: bool, notes: dict[str, str]) -> Ability:
 def _around(run: Run, policy: SandboxPolicy) -> Ending:
     """What a tool can reach."""
     with _outside() as (port, pipe, secret), _stop() as stop:
-        job = _job("look_around", [port, pipe, secret, 2 * _MEMORY, 2 * _PROCESSES], hide=(os.path.dirname(secret),))
+        job = _job("look_around", [port, pipe, secret, 2 * _MEMORY], hide=(os.path.dirname(secret),))
         return run(policy, job, seconds=policy.time, stop=stop)
 
 

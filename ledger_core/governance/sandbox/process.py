@@ -148,6 +148,7 @@ def _inspected() -> Ability:
     if why:
         return Ability(available=False, reason=why)
     notes = {
+        "memory": "each process by the kernel, all together looked at every 0.05 s",
         "network": "a process has the network of this machine",
         "filesystem": "a process sees and writes what its user may",
         "processes": "each tool runs as a user of its own" if os.geteuid() == 0 else "looked at every 0.05 s",

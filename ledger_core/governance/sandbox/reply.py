@@ -14,6 +14,9 @@ import attrs
 from ledger_core import codec
 from ledger_core.errors import Damaged
 
+MOST_VALUES: Final = 1_000_000
+"""Values in a result, keys of maps among them: an empty list is one byte on its way, and eighty in memory."""
+_SIZE: Final = 8
 _LONGEST_REPORT: Final = 256 << 10
 _TEXTS: Final = {"error_type": 200, "message": 10_000 * 10}
 
@@ -48,43 +51,45 @@ class Reply:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more is read."""
-        return bool(self.wrong or (self.kind and (self._size is None or len(self._data) == self._size)))
+        """Whether nothing more is read: what follows an answer is not looked at."""
+        return bool(self.wrong or (self.kind and len(self._data) == self._size))
 
     def feed(self, data: bytes) -> None:
         """Take what came."""
+        if self.finished:
+            return
         self._data += data
-        while self._data and not self.kind and not self.wrong:
+        while self._data and not (self.kind or self.wrong):
             self._mark(chr(self._data[0]))
-        if self.kind in ("=", "!", "?") and self._size is None and len(self._data) >= 8 and not self.wrong:
-            size = int.from_bytes(self._data[:8], "big")
-            del self._data[:8]
-            if size > (self.most if self.kind == "=" else _LONGEST_REPORT):
-                self.wrong = f"it announced {size:,} bytes, more than the {self.most:,} that a result may have"
-            self._size = size
-        if self.kind and not self.wrong and len(self._data) > (8 if self._size is None else self._size):
-            self.wrong = "it said more than its answer"
+        if self.kind and self._size is None and len(self._data) >= _SIZE:
+            self._size = int.from_bytes(self._data[:_SIZE], "big")
+            del self._data[:_SIZE]
+            most = self.most if self.kind == "=" else _LONGEST_REPORT
+            if self._size > most:
+                self.wrong = f"it announced {self._size:,} bytes, and may say {most:,}"
         if self.wrong:
             self._data.clear()
+        elif self._size is not None:
+            del self._data[self._size :]
 
     def _mark(self, mark: str) -> None:
+        """Take a mark, if it may stand here."""
         del self._data[:1]
         if mark == "R" and not self.ready:
             self.ready = True
         elif mark == "B" and self.ready and not self.began:
             self.began = True
-        elif mark in ("=", "!", "M", "O") and self.began:
+        elif self.ready and (mark == "?" if not self.began else mark in ("=", "!", "M", "O")):
             self.kind = mark
-        elif mark == "?" and self.ready and not self.began:
-            self.kind = mark
+            self._size = 0 if mark in ("M", "O") else None
         else:
             self.wrong = "what it wrote is no answer"
-        if self.kind in ("M", "O"):
-            self._size = 0
 
     def value(self) -> Any:
         """The result of a reply of the kind `=`; raises `Damaged`."""
         assert self.kind == "="
+        if not _few(self._data, MOST_VALUES):
+            raise Damaged(f"It has more than {MOST_VALUES:,} values.")
         return codec.decode(bytes(self._data))
 
     def raised(self) -> Raised:
@@ -109,3 +114,29 @@ class Reply:
         if not fine:
             raise Damaged("A report of an exception has values that none has.")
         return Raised(**{**said, "types": tuple(types)})
+
+
+_FIXED: Final = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8} | {0xCC + n: 1 << n % 4 for n in range(8)}
+_COUNTED: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_GROUPS: Final = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
+
+
+def _few(data: bytes | bytearray, most: int) -> bool:
+    """Whether MessagePack holds no more than so many values; what is none of it is left to the codec to refuse."""
+    at = found = 0
+    end = len(data)
+    if end <= most:
+        return True
+    while at < end and found <= most:
+        kind = data[at]
+        at, found = at + 1, found + 1
+        if kind < 0xA0 or kind >= 0xE0:
+            continue
+        if kind < 0xC0:
+            at += kind & 0x1F
+        elif kind in _COUNTED:
+            size = _COUNTED[kind]
+            at += size + int.from_bytes(data[at : at + size], "big")
+        else:
+            at += _FIXED.get(kind, 0) + _GROUPS.get(kind, 0)
+    return found <= most

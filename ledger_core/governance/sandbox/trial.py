@@ -12,8 +12,8 @@ import time
 from typing import Any
 
 
-def look_around(port: int, pipe: str, secret: str, memory: int, processes: int) -> dict[str, Any]:
-    """Reach for the network, a Unix socket, a hidden file, the root, memory and processes."""
+def look_around(port: int, pipe: str, secret: str, memory: int) -> dict[str, Any]:
+    """Reach for the network, a Unix socket, a hidden file and what lies beside it, memory, another process."""
     return {
         "network": _reached(socket.AF_INET, ("127.0.0.1", port)),
         "socket": _reached(socket.AF_UNIX, pipe),
@@ -21,8 +21,7 @@ def look_around(port: int, pipe: str, secret: str, memory: int, processes: int) 
         "write": _works(lambda: os.close(os.open(f"{secret}.new", os.O_CREAT | os.O_WRONLY))),
         "environment": sorted(os.environ),
         "memory": _works(lambda: bytearray(memory)),
-        "processes": _forked(processes),
-        "uid": os.getuid(),
+        "fork": _works(_fork),
     }
 
 
@@ -75,19 +74,8 @@ def _works(attempt: Any) -> bool:
     return True
 
 
-def _forked(most: int) -> int:
-    """How many processes could be had, up to some, this one included."""
-    kids: list[int] = []
-    try:
-        for _ in range(most):
-            kid = os.fork()
-            if kid == 0:
-                time.sleep(20)
-                os._exit(0)
-            kids.append(kid)
-    except OSError:
-        pass
-    for kid in kids:
-        os.kill(kid, signal.SIGKILL)
-        os.waitpid(kid, 0)
-    return len(kids) + 1
+def _fork() -> None:
+    kid = os.fork()
+    if kid == 0:
+        os._exit(0)
+    os.waitpid(kid, 0)

@@ -49,7 +49,7 @@ NETWORK: Final = (
     "/etc/ca-certificates",
 )
 """What a program needs that looks for other machines."""
-_OWN: Final = ("/", "/proc", "/dev", "/tmp", "/run")
+_OWN: Final = ("/", "/proc", "/dev", "/tmp", "/run")  # noqa: S108 - the sandbox's own
 _LINKS: Final = 40
 
 
@@ -70,6 +70,15 @@ class Mount:
         return self.kind in ("ro", "rw")
 
 
+_STANDARD: Final = (
+    Mount("/proc", "proc"),
+    Mount("/dev", "dev"),
+    Mount("/tmp", "private"),  # noqa: S108
+    Mount("/run", "mask"),
+)
+"""What every sandbox has of its own."""
+
+
 def view(
     *,
     read: Iterable[str] | None,
@@ -86,9 +95,9 @@ def view(
     """
     made = _Making(foreign=foreign)
     made.put(Mount("/", "ro" if read is None or host else "mask"))
-    if not host:
-        for path, kind in (("/proc", "proc"), ("/dev", "dev"), ("/tmp", "private"), ("/run", "mask")):  # noqa: S108
-            made.put(Mount(path, kind))  # type: ignore[arg-type]  # literals
+    for mount in () if host else _STANDARD:
+        if os.path.isdir(mount.path):
+            made.put(mount)
     hidden = sorted({real for path in hide if (real := os.path.realpath(path)) not in _OWN and os.path.lexists(real)})
     for path in hidden:
         made.put(Mount(path, "mask" if os.path.isdir(path) else "null"))
