@@ -14,7 +14,19 @@ from hypothesis import strategies as st
 from suites.runs import bodies, replayed
 from suites.workers import Moved
 
-from agentledger import BadInput, Budget, BudgetExceeded, InDoubt, NoEffect, NotFound, RetryPolicy, Runtime, Unavailable, agent, tool
+from agentledger import (
+    BadInput,
+    Budget,
+    BudgetExceeded,
+    InDoubt,
+    NoEffect,
+    NotFound,
+    RetryPolicy,
+    Runtime,
+    Unavailable,
+    agent,
+    tool,
+)
 from ledger_core.run import budget
 from ledger_core.run.budget import Account, Busy, NoRoom
 

@@ -6,12 +6,9 @@ import functools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,8 +24,8 @@ from cli.output import Settings
 from ledger_core.errors import BadInput, Damaged
 from ledger_core.governance.sandbox import (
     Outcome,
-    SandboxPolicy,
     Sandboxes,
+    SandboxPolicy,
     SandboxStopped,
     SandboxUnavailable,
     Stop,
@@ -592,7 +589,7 @@ def _program(does: str) -> list[str]:
         ),
         (_program("os.write(answer, b'RB'); time.sleep(60)"), "time", "not done after 1 s"),
         (_program("[os.write(answer, bytes(9)) for _ in range(1 << 40)]"), "startup", "no answer"),
-        (_program("os.write(answer, b'RB='); [os.write(answer, b'~' * 9) for _ in range(9)]"), "output", "more than"),
+        (_program("os.write(answer, b'RB='); [os.write(answer, b'~' * 9) for _ in range(9)]"), "output", "announced"),
         (_program("os.write(answer, b'RB=' + (9).to_bytes(8, 'big')); time.sleep(60)"), "time", "not done after 1 s"),
     ],
 )

@@ -17,7 +17,7 @@ import needs
 import pytest
 from suites import captives
 
-from ledger_core.governance.sandbox import SandboxPolicy, Sandboxes, SandboxStopped, SandboxUnavailable, ToolRaised
+from ledger_core.governance.sandbox import Sandboxes, SandboxPolicy, SandboxStopped, SandboxUnavailable, ToolRaised
 from ledger_core.governance.sandbox import filter as calls
 from ledger_core.governance.sandbox.view import view
 

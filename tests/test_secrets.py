@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from suites.runs import replayed
 
 from agentledger import BadInput, NoEffect, RetryableAgentError, Runtime, Secret, agent, tool
-from ledger_core.log.log import Draft, Log
 from ledger_core.events.step import StepBlocked
+from ledger_core.log.log import Draft, Log
 from ledger_core.secret import SHORTEST, VAULT, Vault, both, forms, marker
 
 VALUE = 'hunter2/+"ü\\s3cr3t'

@@ -13,7 +13,19 @@ import pytest
 from suites.runs import bodies, replayed
 from suites.workers import kinds
 
-from agentledger import BadInput, Budget, InDoubt, NoEffect, NotFound, Refused, RetryPolicy, Runtime, ToolFailed, agent, tool
+from agentledger import (
+    BadInput,
+    Budget,
+    InDoubt,
+    NoEffect,
+    NotFound,
+    Refused,
+    RetryPolicy,
+    Runtime,
+    ToolFailed,
+    agent,
+    tool,
+)
 from ledger_core.errors import LedgerError
 from ledger_core.log import audit
 from projections import ledger as tool_ledger

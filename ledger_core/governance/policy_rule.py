@@ -215,7 +215,7 @@ class Policy:
         return traces
 
     def __eq__(self, other: object) -> bool:
-        return self.digest == other.digest if isinstance(other, Policy) else NotImplemented
+        return isinstance(other, Policy) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)

@@ -16,7 +16,7 @@ import pytest
 from suites import captives
 
 from ledger_core.errors import NoEffect, Unavailable
-from ledger_core.governance.sandbox import Executor, Plan, SandboxPolicy, Sandboxes, SandboxStopped, ToolRaised
+from ledger_core.governance.sandbox import Executor, Plan, Sandboxes, SandboxPolicy, SandboxStopped, ToolRaised
 from ledger_core.governance.sandbox.config import Configuration
 
 MB = 1 << 20

@@ -149,9 +149,9 @@ class _Talk:
         for fd in (self.started.ended, self.stop.fileno()):
             poll.register(fd, select.POLLIN)
         open_ones = {
+            self.pipes.status: self.take_status,
             self.pipes.answer: self.take_answer,
             self.pipes.output: self.take_output,
-            self.pipes.status: self.take_status,
         }
         for fd in open_ones:
             poll.register(fd, select.POLLIN)
