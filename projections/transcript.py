@@ -36,6 +36,7 @@ from ledger_core.log.log import Log
 from ledger_core.log.record import Event
 from ledger_core.run.journal import Entry, Journal, Standing
 from ledger_core.runtime.recorded import stream_of
+from projections.chunks import message_of
 from projections.messages import (
     INVENTED,
     NEVER_BEGUN,
@@ -241,7 +242,7 @@ class _Reading:
             fork.model, fork.first = talk.model, asked
             fork.said, fork.origins = talk.said[:count], talk.origins[:count]
             talk = fork
-        message = response_message(body.response)
+        message = response_message(message_of(body.response) if body.streamed else body.response)
         if isinstance(body.response, Missing):
             talk.unread = body.response.reason
         talk.last = event.seq

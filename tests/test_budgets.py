@@ -192,7 +192,7 @@ def test_children_draw_on_their_roots_budget(tmp_path: Path, world: World) -> No
         output = runtime.run(parent, run_id="r", budget=Budget(calls=4)).output
         assert sum(done for done, _ in output) == len(world.calls) == 4
         assert [one.name for one in runtime.budgets()] == ["run:r"]
-        assert runtime.run(generous).error_type is None or True
+        assert "budget" in str(runtime.run(generous).message)
         assert len(world.calls) == 4
 
 
@@ -310,7 +310,7 @@ def test_waiting_is_not_wall_time(tmp_path: Path) -> None:
 
 
 def test_side_by_side_calls_share_what_is_left(tmp_path: Path) -> None:
-    """Of ten calls at once on a budget of four, four are made; those that find all of it reserved wait, then are told."""
+    """Of ten calls at once on a budget of four, four are made; the others find it reserved, wait, and are told."""
     made: list[int] = []
 
     @tool(name="slow", side_effect="external_write")

@@ -158,7 +158,8 @@ def test_a_policy_file_that_breaks_denies(tmp_path: Path, outside: Outside) -> N
 def test_a_policy_beside_the_log_is_in_force_for_everybody(tmp_path: Path, outside: Outside) -> None:
     """Whoever opens the ledger has its policy, without being told; two files that could be it are refused."""
     Runtime.local(tmp_path).close()
-    (tmp_path / "policy.json").write_text('{"version": 1, "rules": [{"name": "no", "verdict": "deny", "tools": ["*"]}]}')
+    rule = '{"name": "no", "verdict": "deny", "tools": ["*"]}'
+    (tmp_path / "policy.json").write_text(f'{{"version": 1, "rules": [{rule}]}}')
     with Runtime.local(tmp_path) as runtime:
         assert runtime.run(_calls(outside, "pay", amount=1)).output[0] == "PermissionDenied"
     (tmp_path / "policy.toml").write_text("version = 1\n")

@@ -17,6 +17,8 @@ from agentledger import BadInput, Budget, BudgetExceeded, ModelFailed, RetryPoli
 from ledger_core.governance.prices import Usage, prices_of, usage_of
 from ledger_core.governance.proposals import proposed, proposed_in_chunks
 from ledger_core.log.store import Tree
+from projections.chunks import message_of
+from projections.transcript import of_run
 
 PRICES = {"m": {"input": 2, "output": 10, "cached": 0.5}, "cheap-*": {"input": 0.1, "output": 0.4}}
 
@@ -163,7 +165,8 @@ def test_proposals_are_recorded_apart_from_their_execution(tmp_path: Path) -> No
     with Runtime.local(tmp_path, models=lambda _: next(answers)) as runtime:
         runtime.run(asks, run_id="r")
         told = bodies(runtime, "tool_calls_proposed")
-        assert [(one.count, [call["name"] for call in one.calls]) for one in told] == [(2, ["search", "rm"]), (1, ["search"])]
+        said = [(one.count, [call["name"] for call in one.calls]) for one in told]
+        assert said == [(2, ["search", "rm"]), (1, ["search"])]
         assert [one.tool for one in bodies(runtime, "tool_call_requested")] == ["search"]
         assert [one.proposed for one in bodies(runtime, "model_call_completed")] == [2, 1, None]
 
@@ -302,7 +305,7 @@ def test_a_stream_that_breaks_off_is_evidence(tmp_path: Path, is_async: bool, af
     def sync(ctx: Any) -> Any:
         try:
             for chunk in ctx.stream_model({"model": "m", "messages": []}):
-                seen.append(chunk)
+                seen.append(chunk)  # noqa: PERF402 - what came before it broke off is kept
         except ModelFailed as failed:
             return [failed.error_type, failed.message]
 
@@ -415,3 +418,34 @@ def test_a_bound_is_a_bound(value: str, limit: int) -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
     document["messages"] = [{"role": "user", "content": [image]}]
     assert set(prices_of(PRICES).bounds(document).values()) == {None}
+
+
+def test_the_transcript_of_a_stream_is_its_message(tmp_path: Path) -> None:
+    """Chunks are put together, in the shape of their provider, tool calls included; others stand as they are."""
+    openai = [
+        {"choices": [{"index": 0, "delta": {"content": "hel"}}]},
+        {"choices": [{"index": 0, "delta": {"content": "lo", "tool_calls": [{"index": 0, "id": "a"}]}}]},
+    ]
+    anthropic = [
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hello"}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "a", "name": "x"}},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"q": 1}'}},
+    ]
+    chat = message_of(openai)
+    assert (chat["content"], chat["tool_calls"][0]["id"]) == ("hello", "a")
+    blocks = message_of(anthropic)["content"]
+    assert blocks == [{"type": "text", "text": "hello"}, {"type": "tool_use", "id": "a", "name": "x", "input": {"q": 1}}]
+    assert message_of([{"a": 1}, {"b": 2}]) == [{"a": 1}, {"b": 2}]
+    assert message_of([{"text": "he"}, "llo"]) == {"role": "assistant", "content": "hello"}
+    with Runtime.local(tmp_path, models=lambda _: openai[:1] + [{"choices": [{"delta": {"content": "p"}}]}]) as runtime:
+        runtime.run(_reader(False, lambda *_: None), run_id="r")
+        (talk,) = of_run(runtime.log, "r").conversations
+        assert talk.messages[-1]["content"] == "help"
+
+
+@given(VALUES)
+def test_no_chunk_breaks_the_transcript(value: Any) -> None:
+    """Whatever came as chunks is put together, or stands as it is."""
+    message_of(value)
+    message_of([value, {"delta": value}, {"choices": [value]}, {"choices": [{"delta": value}]}])

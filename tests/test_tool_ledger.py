@@ -140,7 +140,7 @@ def test_a_call_is_named_by_its_place_its_event_or_its_key(tmp_path: Path, shop:
 
 
 def test_a_run_that_ended_in_doubt_is_still_settled(tmp_path: Path, shop: Shop) -> None:
-    """A cancelled run keeps its doubt, and what it reserved, until somebody says what happened; the log stays intact."""
+    """A cancelled run keeps its doubt, and what it reserved, until somebody says what happened; the log is intact."""
     shop.lost = 1
     with Runtime.local(tmp_path) as runtime:
         with pytest.raises(InDoubt):
@@ -180,7 +180,7 @@ def test_what_is_under_way_is_not_settled_by_others(tmp_path: Path) -> None:
 
 
 def test_a_call_that_succeeded_is_undone_by_its_hook(tmp_path: Path, shop: Shop) -> None:
-    """`compensate` is given the arguments, the key and the result; the ledger says so, and the record of the run stays."""
+    """`compensate` is given the arguments, the key and the result; the ledger says so, and the run's record stays."""
     buyer = shop.buyer({"what": "tea"})
     with Runtime.local(tmp_path) as runtime:
         result = runtime.run(buyer, run_id="r")

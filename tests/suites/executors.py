@@ -1,5 +1,5 @@
-"""What every executor owes: for adapter authors, who subclass `ExecutorSuite`, and give it an `executor` fixture and the
-policy that it can keep. The tools are those of `captives`, real and hostile.
+"""What every executor owes: for adapter authors, who subclass `ExecutorSuite`, and give it an `executor` fixture and
+the policy that it can keep. The tools are those of `captives`, real and hostile.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The executor `bubblewrap`: namespaces of its own for a tool, made by bwrap, with a filter of system calls.
 
-Rules: no network but with leave; the root read-only, or nothing but what is named; a /tmp, /proc and /dev of its own; no
-capabilities, no way to new ones; nothing of what is hidden. Where this process is root, bwrap is started as a user of
-its own, so that the tool has no right of root's in any namespace, and its processes are counted. When this process or
-bwrap dies, the kernel ends the tool's namespace of processes, and with it all that is in it. Linux only.
+Rules: no network but with leave; the root read-only, or nothing but what is named; a /tmp, /proc and /dev of its own;
+no capabilities, no way to new ones; nothing of what is hidden. Where this process is root, bwrap is started as a user
+of its own, so that the tool has no right of root's in any namespace, and its processes are counted. When this process
+or bwrap dies, the kernel ends the tool's namespace of processes, and with it all that is in it. Linux only.
 """
 
 from __future__ import annotations

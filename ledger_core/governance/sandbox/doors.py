@@ -2,8 +2,8 @@
 
     python -I -S -B -c LOADER doors.py UID MOUNT... -- PROGRAM ARGUMENT...
 
-A MOUNT is `mask:PATH` (an empty directory), `ro:PATH` (the host's own, in a mask) or `link:TARGET:PATH`; they come in the
-order of their depth. UID is who to be, or -1.
+A MOUNT is `mask:PATH` (an empty directory), `ro:PATH` (the host's own, in a mask) or `link:TARGET:PATH`; they come in
+the order of their depth. UID is who to be, or -1.
 
 Rules: for root only: an interpreter in /root can be used by nobody else, whom root's /root would keep out. So /root is
 covered by an empty one, in which the interpreter alone is to be seen; nobody else's view changes. Nothing that a user

@@ -7,9 +7,9 @@
               it from being called (each with 8 bytes of length and MessagePack), "M" no memory, "O" result too large
 
 Rules: it starts fast, so it imports nothing but `os`, `sys`, `resource` and the codec. Limits hold before a line of the
-user's is run. What the tool prints goes where stderr goes; the answer has a pipe of its own. Having answered it waits to
-be looked at, until its request's pipe ends, and ends with `os._exit`: nothing of the tool's keeps it alive. It does not
-defend the answer against the tool, which runs in the same process: whoever reads it trusts nothing of it.
+user's is run. What the tool prints goes where stderr goes; the answer has a pipe of its own. Having answered it waits
+to be looked at, until its request's pipe ends, and ends with `os._exit`: nothing of the tool's keeps it alive. It does
+not defend the answer against the tool, which runs in the same process: whoever reads it trusts nothing of it.
 """
 
 from __future__ import annotations

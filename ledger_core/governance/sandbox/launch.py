@@ -1,7 +1,7 @@
 """How this interpreter is started again, bare, with one of the programs of this directory.
 
-Rules: it takes nothing from its surroundings: no environment, no user's packages, no `site`. A program is run out of its
-compiled copy where there is one; `python file.py` would compile it anew each time.
+Rules: it takes nothing from its surroundings: no environment, no user's packages, no `site`. A program is run out of
+its compiled copy where there is one; `python file.py` would compile it anew each time.
 """
 
 from __future__ import annotations

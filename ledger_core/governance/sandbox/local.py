@@ -1,9 +1,9 @@
 """Runs a job in a process of this machine: hands over the request, takes the answer, looks at it, ends it.
 
-Rules: the request is sent when the other side has said that it is ready, for then it is tied to this process's life. All
-pipes are read as they fill, and nothing is kept beyond its limit. Whatever happens, also in this thread (a
-KeyboardInterrupt), the sandbox is ended and its end is awaited before this returns. What is started, and how it is ended
-for good, is a `Started`, which an executor gives; this file does not know namespaces or users.
+Rules: the request is sent when the other side has said that it is ready, for then it is tied to this process's life.
+All pipes are read as they fill, and nothing is kept beyond its limit. Whatever happens, also in this thread (a
+KeyboardInterrupt), the sandbox is ended and its end is awaited before this returns. What is started, and how it is
+ended for good, is a `Started`, which an executor gives; this file does not know namespaces or users.
 """
 
 from __future__ import annotations

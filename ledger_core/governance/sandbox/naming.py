@@ -1,8 +1,9 @@
 """How a function gets into another process: by its name, if it can be found again by it.
 
-Rules: what a name leads to must be the function itself, or wrappers (`__wrapped__`) around it. A program's own file, and
-one that was loaded by its path, is loaded again as a file, under a name that is not `__main__`. What has no name, or
-carries an object of this process (a lambda, a closure, a bound method), cannot go. This file imports and calls nothing.
+Rules: what a name leads to must be the function itself, or wrappers (`__wrapped__`) around it. A program's own file,
+and one that was loaded by its path, is loaded again as a file, under a name that is not `__main__`. What has no name,
+or carries an object of this process (a lambda, a closure, a bound method), cannot go. This file imports and calls
+nothing.
 """
 
 from __future__ import annotations

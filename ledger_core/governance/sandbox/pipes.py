@@ -1,7 +1,8 @@
 """The pipes between this process and a sandbox.
 
-Rules: every end is closed when the block ends, whatever happened; what this side reads or writes never blocks. None is inherited by a program that is started elsewhere (PEP 446), but by a fork of this process: so no end of a pipe
-is waited for where nothing else would tell. A sandbox is passed its own ends by number.
+Rules: every end is closed when the block ends, whatever happened; what this side reads or writes never blocks. None is
+inherited by a program that is started elsewhere (PEP 446), but by a fork of this process: so no end of a pipe is waited
+for where nothing else would tell. A sandbox is passed its own ends by number.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Finds out what an executor of this machine really keeps, by running what tries to get past it.
 
-Rules: what was not seen to be kept is not kept. A trial costs some tenths of a second, once in a process. This file does
-not know how an executor keeps anything.
+Rules: what was not seen to be kept is not kept. A trial costs some tenths of a second, once in a process. This file
+does not know how an executor keeps anything.
 """
 
 from __future__ import annotations

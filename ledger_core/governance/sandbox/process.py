@@ -1,9 +1,9 @@
 """The executor `process`: a fresh interpreter with limits, and no promise about the network or the file system.
 
-Rules: the tool has a session, an environment, a directory and, where this process is root, a user of its own; it inherits
-no descriptor. It is ended with all that it started, whatever that did to get away, when its time is over, when it has
-answered, and when this process dies: `keeper` sees to it. It is for tools that are trusted and may fail, not for hostile
-code: as the same user it could end its keeper, and this process too. Linux only.
+Rules: the tool has a session, an environment, a directory and, where this process is root, a user of its own; it
+inherits no descriptor. It is ended with all that it started, whatever that did to get away, when its time is over, when
+it has answered, and when this process dies: `keeper` sees to it. It is for tools that are trusted and may fail, not for
+hostile code: as the same user it could end its keeper, and this process too. Linux only.
 """
 
 from __future__ import annotations

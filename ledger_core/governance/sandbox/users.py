@@ -1,7 +1,7 @@
 """A user of its own for each sandbox that root starts, so that the kernel counts its processes and keeps it from files.
 
-Rules: a user id is one that this machine's users do not have, and no other sandbox has at the same time: it is locked by
-an abstract socket of that name, which is gone with the process that holds it. Ids come from where nobody else takes
+Rules: a user id is one that this machine's users do not have, and no other sandbox has at the same time: it is locked
+by an abstract socket of that name, which is gone with the process that holds it. Ids come from where nobody else takes
 them, above 2**30, or from the upper part of what a container maps. Its group has the same number.
 """
 

@@ -1,10 +1,10 @@
 """What a sandbox sees of the file system, as a list of mounts: the root or nothing, masks on it, and holes in them.
 
-Rules: a mount list is in the order of depth, so that what lies deeper stands on what lies above it. What is hidden stays
-hidden, whatever else is asked; what is asked for and hidden is refused. A path is taken with every symbolic link on its
-way. Where the tool runs as another user (`foreign`: we are root), a directory that others may not enter is a mask with
-holes for what the tool needs: its owner's rights are not the tool's. This file looks at the file system, and mounts
-nothing.
+Rules: a mount list is in the order of depth, so that what lies deeper stands on what lies above it. What is hidden
+stays hidden, whatever else is asked; what is asked for and hidden is refused. A path is taken with every symbolic link
+on its way. Where the tool runs as another user (`foreign`: we are root), a directory that others may not enter is a
+mask with holes for what the tool needs: its owner's rights are not the tool's. This file looks at the file system, and
+mounts nothing.
 """
 
 from __future__ import annotations
