@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ledger_core.run.budget import amount_words
+from ledger_core.run.budget import Account, amount_words
 from ledger_core.run.schedule import STUCK
 from ledger_core.run.state import RunState, Wait
 
@@ -102,6 +102,19 @@ def cost_words(state: RunState) -> str:
     tokens = state.input_tokens + state.output_tokens
     words += f", {state.input_tokens:,} tokens in and {state.output_tokens:,} out" if tokens else ""
     return words + (f", {amount_words('usd_nano', state.usd_nano)}" if state.usd_nano else "")
+
+
+def budget_lines(account: Account | None) -> list[str]:
+    """What is left of the budget of a run and its children."""
+    if account is None:
+        return []
+    lines = []
+    for name, limit in account.limits.items():
+        held = account.reserved.get(name, 0)
+        held_words = f", {amount_words(name, held)} reserved" if held else ""
+        words = f"{amount_words(name, account.left(name) or 0)} left of {amount_words(name, limit)}{held_words}"
+        lines.append(words)
+    return lines
 
 
 def _ordered(state: RunState) -> list[Wait]:

@@ -356,6 +356,26 @@ def test_costs_that_the_code_records_count(tmp_path: Path, world: World) -> None
             assert runtime.run(wrong, initial_state=bad).error_type == "BadInput"
 
 
+def test_a_budget_that_is_set_later_counts_what_was_used(tmp_path: Path, world: World) -> None:
+    """A run that nobody had bounded has used something already; its budget begins with that."""
+
+    @agent(tools=[world.write])
+    def waits(ctx: Any) -> Any:
+        ctx.call_tool("write")
+        ctx.wait_signal("go")
+        try:
+            ctx.call_tool("write")
+        except BudgetExceeded as full:
+            return full.message
+
+    with Runtime.local(tmp_path) as runtime:
+        runtime.run(waits, run_id="r")
+        assert runtime.set_budget(Budget(usd=0.75), run="r").spent["usd_nano"] == 500_000_000
+        runtime.signal("r", "go")
+        assert "$0.75" in str(runtime.run(waits, run_id="r").output)
+    assert len(world.calls) == 1
+
+
 def test_a_default_budget_of_the_runtime_and_one_of_the_agent(tmp_path: Path, world: World) -> None:
     """What is given with the run counts, else what the agent declares, else what the runtime has for every run."""
     spender = world.spender()

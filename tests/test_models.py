@@ -435,7 +435,10 @@ def test_the_transcript_of_a_stream_is_its_message(tmp_path: Path) -> None:
     chat = message_of(openai)
     assert (chat["content"], chat["tool_calls"][0]["id"]) == ("hello", "a")
     blocks = message_of(anthropic)["content"]
-    assert blocks == [{"type": "text", "text": "hello"}, {"type": "tool_use", "id": "a", "name": "x", "input": {"q": 1}}]
+    assert blocks == [
+        {"type": "text", "text": "hello"},
+        {"type": "tool_use", "id": "a", "name": "x", "input": {"q": 1}},
+    ]
     assert message_of([{"a": 1}, {"b": 2}]) == [{"a": 1}, {"b": 2}]
     assert message_of([{"text": "he"}, "llo"]) == {"role": "assistant", "content": "hello"}
     with Runtime.local(tmp_path, models=lambda _: openai[:1] + [{"choices": [{"delta": {"content": "p"}}]}]) as runtime:

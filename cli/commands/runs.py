@@ -14,15 +14,17 @@ from cli.options import DEFAULT_ROOT, document, open_log, open_runtime, pass_set
 from cli.output import Settings, ago, complain, count, emit, harmless, say, short, table
 from ledger_core.errors import BadInput
 from ledger_core.log.log import Log
+from ledger_core.run.budget import Account
 from ledger_core.run.divergence import Divergence
 from ledger_core.run.state import RunState, RunStatus
 from ledger_core.runtime import liveness
 from ledger_core.runtime import target as targets
 from ledger_core.runtime.agent import AgentSpec
+from ledger_core.runtime.folds import account_at
 from ledger_core.runtime.recorded import Result, RunRecord, stream_of
 from ledger_core.runtime.runtime import WORKERS, Runtime
 from projections import runs as run_list
-from projections.standing import cost_words, next_step, waits_lines
+from projections.standing import budget_lines, cost_words, next_step, waits_lines
 from projections.wire import plain, run_json, status_json
 from replay import strict
 
@@ -137,6 +139,7 @@ def status(settings: Settings, run_name: str) -> None:
         state = run_list.of_stream(log, stream_of(run_list.resolve(log, run_name)))
         record = RunRecord.read(log, state.run)
         lost = state.worker is not None and not liveness.alive(settings.root / WORKERS, state.worker)
+        account = account_at(log, f"run:{state.root}")
     value = status_json(state) | {
         "output": plain(record.output),
         "error_type": record.error_type,
@@ -144,7 +147,7 @@ def status(settings: Settings, run_name: str) -> None:
         "divergence": plain(record.divergence),
         "worker_lost": lost,
     }
-    emit(settings, value, lambda: _render_status(settings, state, record, lost=lost))
+    emit(settings, value, lambda: _render_status(settings, state, record, account, lost=lost))
 
 
 def recorded_target(log: Log, run_id: str) -> str:
@@ -196,7 +199,9 @@ def divergence_code(settings: Settings, found: Divergence) -> int:
     return error.exit_code
 
 
-def _render_status(settings: Settings, state: RunState, record: RunRecord, *, lost: bool) -> None:
+def _render_status(
+    settings: Settings, state: RunState, record: RunRecord, account: Account | None, *, lost: bool
+) -> None:
     now_ns = time.time_ns()
     family = ("child of", f"{state.parent} at effect {state.parent_path}") if state.parent else None
     lines = [
@@ -209,6 +214,7 @@ def _render_status(settings: Settings, state: RunState, record: RunRecord, *, lo
         ("step", _step_words(state)),
         ("work", f"{count(state.effects, 'effect')}, {count(state.events, 'event')}, state version {state.version}"),
         ("cost", cost_words(state)),
+        *(("budget", line) for line in budget_lines(account)),
     ]
     lines += [("waits for", line) for line in waits_lines(state, now_ns)]
     for child in list(state.children.values())[-_CHILDREN:]:

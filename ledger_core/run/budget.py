@@ -165,8 +165,8 @@ def moved(account: Account, *, reserved: Amounts, freed: Amounts, spent: Amounts
     """An account after a movement; `opened` is how many more calls have something reserved."""
     return attrs.evolve(
         account,
-        spent=_sum(account.spent, spent),
-        reserved=_sum(account.reserved, reserved, {name: -amount for name, amount in freed.items()}),
+        spent=total(account.spent, spent),
+        reserved=total(account.reserved, reserved, {name: -amount for name, amount in freed.items()}),
         open=max(0, account.open + opened),
     )
 
@@ -214,9 +214,10 @@ def account_words(name: str) -> str:
     return f"{kind} {of}"
 
 
-def _sum(*parts: Amounts) -> dict[str, int]:
-    total: dict[str, int] = {}
+def total(*parts: Amounts) -> dict[str, int]:
+    """Amounts together, by dimension; none is below 0, and those of 0 are left out."""
+    found: dict[str, int] = {}
     for part in parts:
         for name, amount in part.items():
-            total[name] = max(0, total.get(name, 0) + amount)
-    return {name: amount for name, amount in sorted(total.items()) if amount}
+            found[name] = max(0, found.get(name, 0) + amount)
+    return {name: amount for name, amount in sorted(found.items()) if amount}

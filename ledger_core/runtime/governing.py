@@ -32,7 +32,7 @@ from ledger_core.run.rows import ToolEntry
 from ledger_core.run.state import RunState
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.claims import Desk
-from ledger_core.runtime.folds import account_at, stream_of
+from ledger_core.runtime.folds import Runs, account_at, stream_of
 from ledger_core.runtime.recorded import RunRecord
 
 _SUFFIXES: Final = (".yaml", ".yml", ".toml", ".json")
@@ -96,7 +96,8 @@ class Governing:
     ) -> Account:
         """Bound a run with its children, a session, or an agent's runs; what was spent stays. Raises `BadInput`.
 
-        Counting begins when the budget is first set. A bound that is left out is taken away.
+        A run's budget counts what the run and its children used before; those of sessions and agents begin when they
+        are first set. A bound that is left out is taken away.
         """
         account = account_name(run=run, session=session, agent=agent)
         limits = (budget_of(bounds) or Budget()).limits
@@ -106,7 +107,7 @@ class Governing:
 
         def decision(view: View) -> Iterator[Draft]:
             runs = self.desk.runs(view)
-            before = runs.account(account) or Account(name=account)
+            before = runs.account(account) or Account(name=account, spent=_used(runs, run))
             yield runs.change(attrs.evolve(before, limits=limits), why="set", amounts=limits, reason=words)
 
         self.log.decide(decision)
@@ -243,6 +244,25 @@ def budgets_of(log: Log) -> list[Account]:
             body: Any = log.event(head.seq, contents=False).body
             found.append(budget.account_of(body))
     return found
+
+
+def _used(runs: Runs, run_id: str | None) -> dict[str, int]:
+    """What a run and its children have used so far, by dimension; nothing for what is no run."""
+    state = None if run_id is None else runs.state(run_id)
+    if state is None:
+        return {}
+    tools, tokens = sum(state.tools.values()), state.input_tokens + state.output_tokens
+    own = {
+        "calls": tools + state.model_calls,
+        "tool_calls": tools,
+        "model_calls": state.model_calls,
+        "tokens": tokens,
+        "input_tokens": state.input_tokens,
+        "output_tokens": state.output_tokens,
+        "cached_tokens": state.cached_tokens,
+        "usd_nano": state.usd_nano,
+    }
+    return budget.total(own, *(_used(runs, child) for child in state.children))
 
 
 def account_name(*, run: str | None = None, session: str | None = None, agent: str | None = None) -> str:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-import select
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
@@ -27,7 +26,7 @@ from ledger_core.governance.sandbox import launch, probe, users
 from ledger_core.governance.sandbox.ending import Ending, SandboxUnavailable
 from ledger_core.governance.sandbox.executor import Ability, Job, Stop, refuse
 from ledger_core.governance.sandbox.local import converse
-from ledger_core.governance.sandbox.pipes import Pipes
+from ledger_core.governance.sandbox.pipes import Pipes, over
 from ledger_core.governance.sandbox.policy import SandboxPolicy
 from ledger_core.governance.sandbox.view import NETWORK, Mount, view
 
@@ -94,19 +93,15 @@ def run(policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Endin
         environment = {**launch.ENVIRONMENT, "HOME": _HOME, "TMPDIR": "/tmp"}  # noqa: S108 - its own
         most = users.crowd(policy.processes + _REAPER, alone=uid is not None or _counted())
         request = job.request(policy, environment=environment, limits={"NPROC": most})
-        homely = ["--perms", "0700", "--dir", _HOME, "--chdir", _HOME]
         filtered = held.enter_context(_in_memory(_filter()))
-        options = [*_OPTIONS, "--seccomp", str(filtered), *([] if policy.network else ["--unshare-net"])]
-        options += [word for mount in mounts for word in _option(mount, policy)]
-        options += homely
-        options += [word for mount in mounts if mount.kind in ("mask", "dev") for word in ("--remount-ro", mount.path)]
 
         def start(pipes: Pipes) -> _Wrapped:
             numbers = (pipes.their_request, pipes.their_answer)
+            options = command(policy, mounts, filtered=filtered, status=pipes.their_status)
             python = [*launch.bare("inside.py"), *map(str, numbers), *job.path]
             return _Wrapped(
                 subprocess.Popen(
-                    [*opened, program, *options, "--json-status-fd", str(pipes.their_status), "--", *python],
+                    [*opened, program, *options, "--", *python],
                     stdin=subprocess.DEVNULL,
                     stdout=pipes.their_output,
                     stderr=pipes.their_output,
@@ -121,6 +116,18 @@ def run(policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Endin
             )
 
         return converse("bubblewrap", policy, request, start, seconds=seconds, stop=stop)
+
+
+def command(policy: SandboxPolicy, mounts: Iterable[Mount], *, filtered: int, status: int) -> list[str]:
+    """The options of bwrap for a policy: `filtered` and `status` are descriptors that it is passed."""
+    options = [*_OPTIONS, "--seccomp", str(filtered), "--json-status-fd", str(status)]
+    options += [] if policy.network else ["--unshare-net"]
+    finished = []
+    for mount in mounts:
+        options += _option(mount, policy)
+        if mount.kind in ("mask", "dev"):
+            finished += ["--remount-ro", mount.path]
+    return [*options, "--perms", "0700", "--dir", _HOME, "--chdir", _HOME, *finished]
 
 
 class _Wrapped:
@@ -175,7 +182,7 @@ class _Wrapped:
     def left(self, seconds: float) -> str:
         """Nothing, if the first process is dead: the kernel lets it die after all others."""
         first = [] if self._first_fd is None else [self._first_fd]
-        gone = all(select.select([fd], [], [], seconds)[0] for fd in [*first, self.ended])
+        gone = all(over(fd, seconds) for fd in [*first, self.ended])
         if not gone:
             self._monitor.kill()
         self._monitor.wait()
@@ -189,29 +196,22 @@ class _Wrapped:
 
 def _option(mount: Mount, policy: SandboxPolicy) -> list[str]:
     """The words that have bwrap make a mount."""
-    size = str(policy.memory)
-    if mount.kind in ("ro", "rw"):
-        return ["--ro-bind" if mount.kind == "ro" else "--bind", mount.path, mount.path]
-    if mount.kind == "mask":
-        return ["--perms", "0755", "--tmpfs", mount.path] if mount.path != "/" else []
-    if mount.kind == "null":
-        return ["--ro-bind", os.devnull, mount.path]
-    if mount.kind == "private":
-        return ["--perms", "0700", "--size", size, "--tmpfs", mount.path]
-    if mount.kind == "link":
-        return ["--symlink", mount.target, mount.path]
-    if mount.kind == "dev":
-        return [
-            "--dev",
-            mount.path,
-            "--perms",
-            "0700",
-            "--size",
-            str(min(_SHARED, policy.memory)),
-            "--tmpfs",
-            f"{mount.path}/shm",
-        ]
-    return ["--proc", mount.path]
+    path = mount.path
+    words: dict[str, list[str]] = {
+        "ro": ["--ro-bind", path, path],
+        "rw": ["--bind", path, path],
+        "mask": ["--perms", "0755", "--tmpfs", path] if path != "/" else [],
+        "null": ["--ro-bind", os.devnull, path],
+        "link": ["--symlink", mount.target, path],
+        "proc": ["--proc", path],
+        "dev": ["--dev", path, *_filled(f"{path}/shm", min(_SHARED, policy.memory))],
+        "private": _filled(path, policy.memory),
+    }
+    return words[mount.kind]
+
+
+def _filled(path: str, size: int) -> list[str]:
+    return ["--perms", "0700", "--size", str(size), "--tmpfs", path]
 
 
 def _counted() -> bool:

@@ -10,6 +10,8 @@ covered by an empty one, in which the interpreter alone is to be seen; nobody el
 could not read by its own mode becomes readable.
 """
 
+# ruff: noqa: S606 - it becomes the program that it was told
+
 from __future__ import annotations
 
 import ctypes

@@ -106,7 +106,7 @@ def steps(arch: int, calls: dict[str, int]) -> list[Step]:
 
 
 def _looked_into(number: int, test: list[Step], *, refused: bool) -> list[Step]:
-    """A call whose arguments decide. A test ends at its end where it holds, and one step behind it where it does not."""
+    """A call whose arguments decide: a test that holds falls out at its end, one that does not a step behind it."""
     held, failed = (EPERM, ALLOW) if refused else (ALLOW, EPERM)
     body = [*test, (_RETURN, 0, 0, held), (_RETURN, 0, 0, failed)]
     return [(_EQUAL, 0, len(body), number), *body]

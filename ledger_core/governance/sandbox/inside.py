@@ -8,9 +8,11 @@
 
 Rules: it starts fast, so it imports nothing but `os`, `sys`, `resource` and the codec. Limits hold before a line of the
 user's is run. What the tool prints goes where stderr goes; the answer has a pipe of its own. Having answered it waits
-to be looked at, until its request's pipe ends, and ends with `os._exit`: nothing of the tool's keeps it alive. It does
+to be looked at, and ends with `os._exit`: nothing of the tool's keeps it alive. It does
 not defend the answer against the tool, which runs in the same process: whoever reads it trusts nothing of it.
 """
+
+# ruff: noqa: PLC0415, S102, S110 - imports cost each call; the tool's file is run on purpose; so is what it left
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final, Protocol
 
 import attrs
@@ -79,8 +80,9 @@ def converse(
 ) -> Ending:
     """Start a sandbox, have it answer a request, and end it; raises `SandboxUnavailable` if it cannot be started."""
     began = time.monotonic()
-    with pipes() as ours:
+    with ExitStack() as held:
         try:
+            ours = held.enter_context(pipes())
             started = start(ours)
         except OSError as error:
             raise SandboxUnavailable(f"The executor {name} could not start a sandbox: {error}.") from None

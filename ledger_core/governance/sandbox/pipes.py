@@ -8,6 +8,7 @@ for where nothing else would tell. A sandbox is passed its own ends by number.
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -72,6 +73,13 @@ def pipes() -> Iterator[Pipes]:
         yield made
     finally:
         made.close(*_NAMES)
+
+
+def over(fd: int, seconds: float) -> bool:
+    """Whether a process, by its descriptor, is dead within so many seconds."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def read(fd: int) -> bytes | None:

@@ -25,7 +25,7 @@ _MOST: Final = 1024
 """Paths, or variables, in one policy."""
 LIMITS: Final = {
     "time": (0.05, 7 * 86_400.0, "seconds"),
-    "memory": (16 << 20, 1 << 46, "bytes"),
+    "memory": (64 << 20, 1 << 46, "bytes"),
     "processes": (1, 1 << 20, "processes and threads"),
     "file_size": (0, 1 << 46, "bytes"),
     "output": (1 << 10, codec.MAX_BYTES, "bytes"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import select
 import signal
 import subprocess
 import tempfile
@@ -22,7 +21,7 @@ from ledger_core.governance.sandbox import launch, probe, users, watch
 from ledger_core.governance.sandbox.ending import Ending, SandboxUnavailable
 from ledger_core.governance.sandbox.executor import Ability, Job, Stop, refuse
 from ledger_core.governance.sandbox.local import converse
-from ledger_core.governance.sandbox.pipes import Pipes
+from ledger_core.governance.sandbox.pipes import Pipes, over
 from ledger_core.governance.sandbox.policy import SandboxPolicy
 from ledger_core.governance.sandbox.view import closed_to_others
 
@@ -114,7 +113,7 @@ class _Kept:
 
     def left(self, seconds: float) -> str:
         """Nothing, if the keeper ended as it does when all is dead; else what is seen below it is killed."""
-        in_time = bool(select.select([self.ended], [], [], seconds)[0])
+        in_time = over(self.ended, seconds)
         if in_time and (self._keeper.wait() == 0 or not self._held):
             return ""  # or it ended before it had started anything
         left = watch.below(self._keeper.pid)

@@ -181,7 +181,10 @@ class Plan:
 
     @contextmanager
     def _stoppable(self) -> Iterator[Stop]:
-        stop = Stop()
+        try:
+            stop = Stop()
+        except OSError as error:
+            raise SandboxUnavailable(f"No sandbox can be started: {error}.") from None
         with self._lock:
             self._running.add(stop)
         try:
