@@ -143,7 +143,7 @@ def test_a_policy_is_checked_when_it_is_made():
 
 
 def test_a_policy_is_plain_data_with_a_digest():
-    """A policy is what its JSON says; its digest is the same for the same policy, in any order, and another for another."""
+    """A policy is what its JSON says; its digest is the same for the same policy, and another for another."""
     policy = SandboxPolicy(
         read=("/b/", "/a//x", "/b"), write=[Path("/c")], environment={"B": "2", "A": "1"}, pass_environment=["Z", "Y"]
     )
@@ -286,7 +286,9 @@ def test_functions_of_a_file_that_was_loaded_by_its_path(tmp_path):
     tmp_path.chmod(0o755)
     path = tmp_path / "agent_file.py"
     path.write_text(
-        "from agentledger import agent, tool\n@tool\ndef f(n):\n    return [n, __name__]\n@agent(tools=[f])\ndef a(ctx): ...\n"
+        "from agentledger import agent, tool\n"
+        "@tool\ndef f(n):\n    return [n, __name__]\n"
+        "@agent(tools=[f])\ndef a(ctx): ...\n"
     )
     function = target.load(str(path)).tools["f"].function
     job = job_of(function, (3,), {})
@@ -296,7 +298,7 @@ def test_functions_of_a_file_that_was_loaded_by_its_path(tmp_path):
 
 
 def test_a_module_that_cannot_be_imported_there_stops_before_the_call(tmp_path, monkeypatch):
-    """Where the tool's module cannot be loaded in the sandbox, it was stopped at its start: the function was not called."""
+    """Where a tool's module cannot be loaded in the sandbox, it is stopped at its start: nothing was called."""
     needs.linux()
     tmp_path.chmod(0o755)
     module = tmp_path / "vanishing.py"
@@ -470,7 +472,8 @@ sys.path.insert(0, sys.argv[1])
 from suites import captives
 from ledger_core.governance.sandbox import Sandboxes
 try:
-    Sandboxes.of().plan("t", {"executor": sys.argv[2], **eval(sys.argv[3])}).run(captives.daemonize_and_stay, (sys.argv[4],), {})
+    plan = Sandboxes.of().plan("t", {"executor": sys.argv[2], **eval(sys.argv[3])})
+    plan.run(captives.daemonize_and_stay, (sys.argv[4],), {})
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -504,7 +507,7 @@ def _command_line(process: str) -> bytes:
 
 
 def test_a_fork_of_ours_does_not_hold_a_sandbox(python):
-    """A child that was forked while a tool runs, and holds our pipes, keeps neither the end from being told nor from coming."""
+    """A child that was forked while a tool runs, and holds our pipes, keeps no sandbox from ending."""
     needs.linux()
     script = """
         import os, sys, threading, time
@@ -518,7 +521,8 @@ def test_a_fork_of_ours_does_not_hold_a_sandbox(python):
                 said.append(plan.run(function, args, {})[0])
             except SandboxStopped as error:
                 said.append([error.reason, "may still run" in str(error)])
-        threads = [threading.Thread(target=run, args=(captives.stay,)), threading.Thread(target=run, args=(captives.nap, 2))]
+        calls = [(captives.stay,), (captives.nap, 2)]
+        threads = [threading.Thread(target=run, args=args) for args in calls]
         for thread in threads:
             thread.start()
         time.sleep(1)
@@ -677,6 +681,10 @@ for name, policy in (("bubblewrap", {}), ("process", eval(sys.argv[2]))):
         plan.run(captives.bomb_forks, (150,), {})
     except SandboxStopped as error:
         found[name + " bomb"] = error.reason
+try:
+    plan.run(captives.kill_parent, (), {})
+except SandboxStopped as error:
+    found["killed"] = [error.reason, str(error)]
 print(json.dumps(found))
 """
 
@@ -699,6 +707,8 @@ def test_another_user_than_root_has_sandboxes_too(tmp_path):
         assert found[f"{name} echo"] == [1, [], {}]
         assert found[f"{name} leaves"] is True
         assert found[f"{name} bomb"] == "processes"
+    assert found["killed"][0] == "killed"
+    assert "its keeper was killed, and what it started may still run" in found["killed"][1]
     assert not _sleeps(marked)
 
 

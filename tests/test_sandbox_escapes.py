@@ -1,4 +1,4 @@
-"""What a tool in bubblewrap cannot do: reach the network, the host's files, its processes, its secrets, or the kernel."""
+"""What a tool in bubblewrap cannot do: reach the network, the host's files, processes and secrets, or the kernel."""
 
 from __future__ import annotations
 
@@ -241,6 +241,47 @@ def test_the_ledger_and_secrets_are_hidden(outside, monkeypatch):
                 attempts(hide=hide, **{kind: (str(outside / path),)})
 
 
+PROJECT = """
+def look(path):
+    import ledger_core, sys
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        return type(error).__name__
+"""
+
+
+def test_a_closed_project_is_open_to_its_tool_and_its_ledger_is_not(outside, monkeypatch):
+    """A tool of root's that lies where others may not enter is found by its sandbox; what is hidden there stays so."""
+    needs.root()
+    project = outside / "closed/project"
+    (project / "ledger").mkdir(parents=True)
+    (project / "closed_project_tool.py").write_text(PROJECT)
+    (project / "ledger/page").write_text("secret")
+    (outside / "closed/other").write_text("other")
+    monkeypatch.syspath_prepend(str(project))
+    import closed_project_tool as tool
+
+    for path in (project, project / "ledger", project / "ledger/page"):
+        path.chmod(0o755)
+    (outside / "closed").chmod(0o700)
+    page, own, other = (str(outside / "closed" / one) for one in ("project/ledger/page", "project/x", "other"))
+    os.link(project / "closed_project_tool.py", own)
+    plan = Sandboxes.of(hide=[project / "ledger"]).plan("t", None)
+    host = Sandboxes.of().plan("t", {"executor": "process", "network": True, "filesystem": "host"})
+
+    assert [plan.run(tool.look, (path,), {})[0] for path in (page, other)] == ["FileNotFoundError"] * 2
+    assert plan.run(tool.look, (own,), {})[0] == PROJECT.encode()
+    assert [host.run(tool.look, (path,), {})[0] for path in (page, other)] == [b"secret", "FileNotFoundError"]
+    project.chmod(0o700)
+    assert plan.run(tool.look, (page,), {})[0] == "FileNotFoundError"
+    (project / "closed_project_tool.py").chmod(0o600)
+    with pytest.raises(SandboxStopped, match="ModuleNotFoundError|PermissionError") as found:
+        plan.run(tool.look, (page,), {})
+    assert found.value.reason == "startup"
+
+
 def test_run_is_hidden():
     """Nothing of /run is seen, where the sockets of docker and its like are."""
     assert attempts(["see", "/run"]) == ["AssertionError"]
@@ -392,6 +433,8 @@ def test_masks_stand_on_what_is_shown_and_holes_on_masks(outside):
     named = kinds(read=[str(outside / "link")], hide=[hidden])
     assert (named["/"], named[str(outside / "project")], named[hidden]) == ("mask", "ro", "mask")
     assert named[str(outside / "link")] == "link"
+    both = kinds(read=[str(outside / "project")], write=[str(outside)])
+    assert (both[str(outside)], str(outside / "project") in both) == ("rw", False)
     assert hidden not in kinds(read=["/usr"], hide=[hidden])
 
 

@@ -109,6 +109,26 @@ class Protocol:
     def _ask(self, command: Command) -> dict[str, Any]:
         return {"answer": self._context.request_approval(command["question"], timeout=command.get("timeout"))}
 
+    def _artifact(self, command: Command) -> dict[str, Any]:
+        words = {name: command[name] for name in ("media_type", "metadata", "lineage") if name in command}
+        data = bytes.fromhex(command["hex"]) if "hex" in command else command["data"]
+        return {"artifact": self._context.create_artifact(command["name"], data, **words)}
+
+    def _media(self, command: Command) -> dict[str, Any]:
+        words = {name: command[name] for name in ("mime_type", "metadata", "lineage") if name in command}
+        return {"artifact": self._context.create_media_artifact(command["kind"], command["ref"], **words)}
+
+    def _checkpoint(self, command: Command) -> dict[str, Any]:
+        names = ("watermark", "chunk", "partial_result_ref", "backpressure")
+        words = {name: command[name] for name in names if name in command}
+        place = (command["stream_id"], command["consumer_id"], command["offset"])
+        return {"artifact": self._context.create_stream_checkpoint(*place, **words)}
+
+    def _cost(self, command: Command) -> dict[str, Any]:
+        amounts = {name: value for name, value in command.items() if name not in ("op", "name", "metadata")}
+        self._context.record_cost(command["name"], metadata=command.get("metadata"), **amounts)
+        return {}
+
     def _heartbeat(self, _: Command) -> dict[str, Any]:
         self._context.heartbeat()
         return {}
@@ -137,6 +157,10 @@ _OPS: dict[str, tuple[Callable[[Protocol, Command], dict[str, Any]], str]] = {
     "sleep": (Protocol._sleep, "seconds: wait"),
     "wait_signal": (Protocol._wait_signal, "name, timeout: the payload of the next signal"),
     "request_approval": (Protocol._ask, "question, timeout: a person's answer"),
+    "artifact": (Protocol._artifact, "name, data or hex, media_type, metadata, lineage: keep something; artifact"),
+    "media_artifact": (Protocol._media, "kind, ref, mime_type, metadata, lineage: keep a reference; artifact"),
+    "stream_checkpoint": (Protocol._checkpoint, "stream_id, consumer_id, offset, …: keep how far you came; artifact"),
+    "cost": (Protocol._cost, "name, usd, input_tokens, …: what something cost"),
     "heartbeat": (Protocol._heartbeat, "fails if the lease is gone or the run is to end"),
     "complete": (Protocol._complete, "output: the run ends well when stdin ends"),
     "fail": (Protocol._fail, "type, message: the run fails when stdin ends"),

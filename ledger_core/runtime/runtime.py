@@ -12,14 +12,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ledger_core.clock import NS, SYSTEM, Clock
 from ledger_core.errors import BadInput, NotFound
 from ledger_core.events import Missing
 from ledger_core.events.run import Driver, RunCreated
 from ledger_core.governance.calling import Function
-from ledger_core.governance.tool import ToolSpec, spec_of
+from ledger_core.governance.tool import ToolSpec, spec_of, tool
 from ledger_core.ids import check_id, check_name, new_id
 from ledger_core.log.log import Log
 from ledger_core.run.journal import Journal
@@ -42,6 +42,7 @@ from ledger_core.runtime.sessions import Sessions
 from ledger_core.runtime.steering import Steering
 from ledger_core.runtime.worker import Worker
 
+F = TypeVar("F", bound=Function)
 WORKERS = "workers"
 AnyAgent = AgentSpec | Function
 
@@ -112,6 +113,16 @@ class Runtime(Steering, Sessions, Governing):
         spec = spec_of(declared)
         if self._tools.setdefault(spec.name, spec) is not spec:
             raise BadInput(f"A tool {spec.name} is registered already.", hint="Give one another name.")
+
+    def tool(self, function: F | None = None, /, **options: Any) -> Any:
+        """Declare a tool (as `agentledger.tool`) that every agent of this runtime may call. Raises `BadInput`."""
+
+        def register(function: F) -> F:
+            declared: F = tool(**options)(function)
+            self.register_tool(declared)
+            return declared
+
+        return register if function is None else register(function)
 
     def register_agent(self, declared: AnyAgent) -> AgentSpec:
         """Let runs name an agent, and this runtime's workers serve it."""

@@ -105,6 +105,14 @@ def write_answer(text):
     return "written"
 
 
+def write_for_ever():
+    """Write what begins as an answer, without end."""
+    os.set_blocking(1, True)
+    write_answer(b"=" + (1 << 19).to_bytes(8, "big"))
+    while True:
+        write_answer(b"\x01" * 4096)
+
+
 def close_all():
     """Close every descriptor, and stay."""
     os.closerange(3, 256)
@@ -314,6 +322,12 @@ def open_family(family):
     import socket
 
     socket.socket(family, socket.SOCK_STREAM).close()
+
+
+def kill_parent():
+    """Kill the process that started this one, and stay."""
+    os.kill(os.getppid(), 9)
+    time.sleep(LONGEST)
 
 
 def signal_process(pid):

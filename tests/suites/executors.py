@@ -67,7 +67,7 @@ class ExecutorSuite:
 
     def test_values_come_back_as_they_went(self, executor: Executor) -> None:
         """Plain data goes in and out unchanged, by position and by name."""
-        value = {"text": "ünïcödé \U0001f600", "bytes": bytes(range(256)), "numbers": [0, -1, 2**63, 0.1], "none": None}
+        value = {"text": "ünïcödé \U0001f600", "bytes": bytes(range(256)), "all": [0, -1, 2**63, 0.1, None, True]}
         found, outcome = self.plan(executor).run(captives.echo, (value, [True]), {"named": {"": []}})
 
         assert found == [value, [[True]], {"named": {"": []}}]
@@ -172,8 +172,14 @@ class ExecutorSuite:
         """A tool that closes every descriptor and stays is ended, long before its time."""
         assert self.stopped(self.plan(executor), captives.close_all).reason == "output"
 
+    def test_an_answer_without_end_ends(self, executor: Executor) -> None:
+        """A tool that writes its answer for ever is ended; what it announced is all that is read."""
+        error = self.stopped(self.plan(executor), captives.write_for_ever)
+
+        assert error.reason == "output"
+
     def test_a_tool_that_never_ends_is_ended(self, executor: Executor) -> None:
-        """A tool that ignores every signal is ended when its time is over: the policy's, or the call's if it is less."""
+        """A tool that ignores every signal is ended when its time is over: the policy's, or the call's if less."""
         error = self.stopped(self.plan(executor, time=1), captives.stay)
         assert (error.reason, error.outcome.stderr) == ("time", "here\n")
         assert "1 s" in str(error)
@@ -241,7 +247,7 @@ class ExecutorSuite:
             plan.run(captives.fill, (5 * MB,), {})
 
     def test_what_a_tool_prints_is_kept_apart(self, executor: Executor) -> None:
-        """What a tool prints is evidence, on stdout and stderr, decoded as it can be; its end is kept, and not its result."""
+        """What a tool prints, on stdout and stderr, is evidence, decoded as it can be: its end is kept."""
         plan = self.plan(executor)
         value, outcome = plan.run(captives.say, ("hello \U0001f600", "world"), {})
 

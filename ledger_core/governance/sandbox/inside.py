@@ -2,7 +2,8 @@
 
     python -I -S -B -c LOADER inside.py REQUEST-FD ANSWER-FD PATH...     where each PATH becomes one of `sys.path`
 
-    request   8 bytes of length (big-endian), then canonical MessagePack: target, args, kwargs, environment, limits, output
+    request   8 bytes of length (big-endian), then canonical MessagePack: target, args, kwargs, environment, limits,
+              output; and one byte when the answer has been taken
     answer    "R" ready; "B" the function is called now; then one of "=" its result, "!" what it raised, "?" what kept
               it from being called (each with 8 bytes of length and MessagePack), "M" no memory, "O" result too large
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -70,6 +71,7 @@ def run(policy: SandboxPolicy, job: Job, *, seconds: float, stop: Stop) -> Endin
             command = [*launch.bare("keeper.py"), str(launch.HERE / "inside.py"), *map(str, words), directory]
             return _Kept(
                 pipes,
+                directory,
                 subprocess.Popen(
                     [*opened, *command, *job.path],
                     stdin=subprocess.DEVNULL,
@@ -91,8 +93,9 @@ class _Kept:
     exit_code: int | None = None
     signal: int | None = None
 
-    def __init__(self, pipes: Pipes, keeper: subprocess.Popen[bytes]) -> None:
+    def __init__(self, pipes: Pipes, directory: str, keeper: subprocess.Popen[bytes]) -> None:
         self._pipes = pipes
+        self._directory = directory
         self._keeper = keeper
         self._held = False
         self.ended = os.pidfd_open(keeper.pid)
@@ -124,6 +127,7 @@ class _Kept:
             except OSError:
                 pass
         self._keeper.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)
         if in_time:
             return "its keeper was killed, and what it started may still run"
         return f"it could not be ended within {seconds:g} s, and may still run"

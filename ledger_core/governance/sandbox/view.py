@@ -101,13 +101,16 @@ def view(
     hidden = sorted({real for path in hide if (real := os.path.realpath(path)) not in _OWN and os.path.lexists(real)})
     for path in hidden:
         made.put(Mount(path, "mask" if os.path.isdir(path) else "null"))
-    for path in sorted({*needs, *(SYSTEM if read is not None else ())}):
-        made.want(path, "ro", hidden, asked=False)
-    for path in sorted(read or ()):
-        made.want(path, "ro", hidden, asked=True)
-    for path in sorted(write):
-        made.want(path, "rw", hidden, asked=True)
-    return made.done(hidden)
+    try:
+        for path in sorted(write):
+            made.want(path, "rw", hidden, asked=True)
+        for path in sorted(read or ()):
+            made.want(path, "ro", hidden, asked=True)
+        for path in sorted({*needs, *(SYSTEM if read is not None else ())}):
+            made.want(path, "ro", hidden, asked=False)
+        return made.done(hidden)
+    except OSError as error:
+        raise SandboxUnavailable(f"A path of the sandbox cannot be looked at: {error}.") from None
 
 
 def closed_to_others(path: str, below: str = "/") -> str | None:
