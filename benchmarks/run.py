@@ -6,6 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import govern_bench
 import log_bench
 import run_bench
 import worker_bench
@@ -16,6 +17,7 @@ BENCHES = {
     "verify": log_bench.verify,
     "runs": run_bench.runs,
     "replay": run_bench.replay,
+    "govern": govern_bench.govern,
     "workers": worker_bench.workers,
     "seed": run_bench.seed,
 }

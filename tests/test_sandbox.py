@@ -581,20 +581,20 @@ def _program(does: str) -> list[str]:
 @pytest.mark.parametrize(
     ("command", "reason", "because"),
     [
-        (["sleep", "60"], "startup", "not done after 1 s"),
+        (["sleep", "60"], "startup", "not done after 2 s"),
         (["true"], "startup", "exit code 0"),
         (["yes"], "startup", "printed more than"),
-        (_program("os.write(answer, b'R'); time.sleep(60)"), "startup", "not done after 1 s"),
+        (_program("os.write(answer, b'R'); time.sleep(60)"), "startup", "not done after 2 s"),
         (_program("os.close(answer); os.close(asked); time.sleep(60)"), "startup", "closed its answer"),
         (
             _program("os.write(answer, b'R'); os.write(answer, b'B' + os.read(asked, 9)); time.sleep(60)"),
             "output",
             "no answer",
         ),
-        (_program("os.write(answer, b'RB'); time.sleep(60)"), "time", "not done after 1 s"),
+        (_program("os.write(answer, b'RB'); time.sleep(60)"), "time", "not done after 2 s"),
         (_program("[os.write(answer, bytes(9)) for _ in range(1 << 40)]"), "startup", "no answer"),
         (_program("os.write(answer, b'RB='); [os.write(answer, b'~' * 9) for _ in range(9)]"), "output", "announced"),
-        (_program("os.write(answer, b'RB=' + (9).to_bytes(8, 'big')); time.sleep(60)"), "time", "not done after 1 s"),
+        (_program("os.write(answer, b'RB=' + (9).to_bytes(8, 'big')); time.sleep(60)"), "time", "not done after 2 s"),
     ],
 )
 def test_whatever_it_is_it_is_ended(command, reason, because):
@@ -602,7 +602,7 @@ def test_whatever_it_is_it_is_ended(command, reason, because):
     needs.linux()
     stop = Stop()
     policy = SandboxPolicy(output=MB)
-    ending = converse("plain", policy, bytes(8 * MB), lambda pipes: _Plain(command, pipes), seconds=1, stop=stop)
+    ending = converse("plain", policy, bytes(8 * MB), lambda pipes: _Plain(command, pipes), seconds=2, stop=stop)
     stop.close()
 
     assert because in ending.because

@@ -180,11 +180,11 @@ class ExecutorSuite:
 
     def test_a_tool_that_never_ends_is_ended(self, executor: Executor) -> None:
         """A tool that ignores every signal is ended when its time is over: the policy's, or the call's if less."""
-        error = self.stopped(self.plan(executor, time=1), captives.stay)
+        error = self.stopped(self.plan(executor, time=2), captives.stay)
         assert (error.reason, error.outcome.stderr) == ("time", "here\n")
-        assert "1 s" in str(error)
+        assert "2 s" in str(error)
 
-        error = self.stopped(self.plan(executor, time=30), captives.stay, timeout=1)
+        error = self.stopped(self.plan(executor, time=30), captives.stay, timeout=2)
         assert error.reason == "time"
 
     def test_what_a_tool_leaves_behind_is_gone(self, executor: Executor) -> None:

@@ -143,7 +143,10 @@ class _Wrapped:
         self.ended = os.pidfd_open(monitor.pid)
 
     def told(self, line: str) -> None:
-        said = json.loads(line)
+        try:
+            said = json.loads(line)
+        except ValueError:
+            return
         if "child-pid" in said:
             self._hold(int(said["child-pid"]))
         if "exit-code" in said:

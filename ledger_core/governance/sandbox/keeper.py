@@ -8,7 +8,7 @@ however that left its session; it ends when the tool's process ends, when `LIFE`
 the tool cannot end it, and is ended at one stroke. It imports no more than it must.
 """
 
-# ruff: noqa: PLC0415, S102, S606 - as `inside`; programs are run by themselves
+# ruff: noqa: PLC0415, S102, S606, S110 - as `inside`; programs are run by themselves
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def main(arguments: list[str]) -> NoReturn:
             os.close(fd)
         _become(uid, keeper, directory)
         _run(inside, request, answer, arguments[9:])
-    os.write(status, b"held\n")
+    _say(status, "held")
     os.close(request)
     os.close(answer)
     _wait([life, watched, os.pidfd_open(tool)], limit)
     ended = _end_all(tool, uid)
     _remove(directory)
-    os.write(status, f"{ended}\n".encode())
+    _say(status, ended)
     os._exit(0)
 
 
@@ -85,6 +85,13 @@ def _run(inside: str, request: int, answer: int, path: list[str]) -> NoReturn:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
+
+
+def _say(status: int, words: str) -> None:
+    try:
+        os.write(status, f"{words}\n".encode())
+    except OSError:  # nobody listens any more
+        pass
 
 
 def _wait(fds: list[int], seconds: int) -> None:

@@ -79,7 +79,7 @@ class Reply:
             self.ready = True
         elif mark == "B" and self.ready and not self.began:
             self.began = True
-        elif self.ready and (mark == "?" if not self.began else mark in ("=", "!", "M", "O")):
+        elif self.ready and (mark == "M" or mark in ("=!O" if self.began else "?")):
             self.kind = mark
             self._size = 0 if mark in ("M", "O") else None
         else:
