@@ -85,6 +85,7 @@ def _parked(state: RunState, _: int, body: RunParked) -> None:
 
 
 def _retry(state: RunState, _: int, body: StepRetryScheduled) -> None:
+    doubted(state)
     state.worker, state.status, state.waiting = None, "waiting", "retry"
     state.attempt, state.retry_ns = body.attempt, body.wake_ns
     progressed(state)

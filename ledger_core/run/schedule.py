@@ -22,7 +22,7 @@ from typing import Any, Final
 import attrs
 
 from ledger_core import chain, codec
-from ledger_core.events import Body, effect, govern, run, step, wait
+from ledger_core.events import Body, effect, run, step, wait
 from ledger_core.log.record import Placement, Queued
 from ledger_core.run.state import RunState
 
@@ -49,8 +49,6 @@ MOVES: Final[frozenset[type[Body]]] = frozenset(
         step.LeaseExpired,
         wait.SignalReceived,
         wait.ApprovalDecided,
-        wait.ApprovalRequested,
-        govern.ToolApprovalRequired,
         wait.ChildRunEnded,
         effect.ToolCallSettled,
     )
@@ -88,8 +86,7 @@ def place(state: RunState) -> Placement:
             return Placement(None)
         return Placement(ATTENTION + _U64.pack(state.created_ns), _note(state))
     if state.worker is not None:
-        held: dict[str, Any] = {"worker": state.worker, "epoch": state.epoch}
-        return Placement(HELD + worker_tag(state.worker), held | ({"asks": True} if _asks(state) else {}))
+        return Placement(HELD + worker_tag(state.worker), {"worker": state.worker, "epoch": state.epoch})
     note = _note(state)
     created = _U64.pack(state.created_ns)
     if state.status in ("parked", "diverged") or (state.status == "waiting" and state.waiting in STUCK):

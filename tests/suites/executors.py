@@ -230,12 +230,12 @@ class ExecutorSuite:
             assert self.stopped(plan, captives.bomb_memory_together, 4, 96 * MB).reason == "memory"
 
     def test_processes_have_a_limit(self, executor: Executor) -> None:
-        """A tool has as many processes and threads as it may have, and not one more."""
+        """A tool has as many processes and threads as it may have; with more of them it is refused, or stopped."""
         plan = self.plan(executor, processes=12)
 
         assert plan.run(captives.bomb_forks, (6,), {})[0] == 7
         assert self.stopped(plan, captives.bomb_forks, 200).reason == "processes"
-        with pytest.raises((ToolRaised, SandboxStopped), match="can't start new thread|201 processes and threads"):
+        with pytest.raises((ToolRaised, SandboxStopped), match=r"can't start new thread|\d+ processes and threads"):
             plan.run(captives.bomb_threads, (200,), {})
 
     def test_files_have_a_size(self, executor: Executor) -> None:

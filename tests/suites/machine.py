@@ -66,6 +66,14 @@ class Ran:
     def over(self) -> bool:
         return self.status in OVER
 
+    def drop(self) -> None:
+        """Its owner is gone: what it was just doing is in doubt."""
+        self.owner = None
+        self.calls = {
+            path: ("PENDING_VERIFICATION" if status == "RUNNING" else status, attempt)
+            for path, (status, attempt) in self.calls.items()
+        }
+
     def answer(self, path: str) -> int | None:
         """Seq of what the wait at a path waits for, if it is there."""
         kind, name, _ = self.waits[path]
@@ -78,7 +86,8 @@ class Ran:
     def place(self) -> tuple[Any, ...] | None:
         """Where it must stand in the queue."""
         if self.over:
-            return None
+            doubts = any(status == "PENDING_VERIFICATION" for status, _ in self.calls.values())
+            return ("attention",) if doubts else None
         if self.owner is not None:
             return ("held", self.owner)
         if self.status in ("parked", "diverged") or self.why in ("in doubt", "blocked"):
@@ -237,11 +246,14 @@ class Model:
             ran.senders.add((name, sender))
         return True
 
-    def approve(self, approval: str) -> None:
+    def approve(self, approval: str, now_ns: int) -> None:
         ran = next((one for one in self.runs.values() if approval in one.answers), None)
         if ran is None:
             raise No(NotFound)
-        asks = any((kind, name) == ("approval", approval) for kind, name, _ in ran.waits.values())
+        asks = any(
+            (kind, name) == ("approval", approval) and (until is None or until > now_ns)
+            for kind, name, until in ran.waits.values()
+        )
         if ran.newer or ran.answers[approval] is not None or ran.over or not asks:
             raise No(Refused)
         ran.answers[approval] = self._say(ran.run, "approval_decided")
@@ -303,11 +315,13 @@ class Model:
 
     def _lose(self, ran: Ran) -> None:
         self._say(ran.run, "lease_expired")
-        ran.owner, ran.losses, ran.status, ran.why = None, ran.losses + 1, "pending", None
+        ran.drop()
+        ran.losses, ran.status, ran.why = ran.losses + 1, "pending", None
 
     def _end(self, ran: Ran, status: str, *types: str) -> None:
         self._say(ran.run, *types)
-        ran.status, ran.why, ran.owner, ran.retry_ns, ran.waits = status, None, None, None, {}
+        ran.drop()
+        ran.status, ran.why, ran.retry_ns, ran.waits = status, None, None, {}
         ran.cancelling = ran.cancelling and status != "cancelled"
         parent = self.runs.get(ran.parent or "")
         if parent is not None and not parent.over and parent.children[ran.run][1] is None:
@@ -404,24 +418,28 @@ class Model:
         ran.status = "diverged"
 
     def _step_released(self, ran: Ran, seq: int, why: str | None) -> None:
-        ran.owner = None
+        ran.drop()
         if ran.status == "running":
             ran.status, ran.why = ("pending", None) if why in (None, "yield") else ("waiting", why)
             ran.losses = 0
 
     def _step_retry_scheduled(self, ran: Ran, seq: int, wake_ns: int, fresh: bool) -> None:
-        ran.owner, ran.status, ran.why, ran.losses = None, "waiting", "retry", 0
+        ran.drop()
+        ran.status, ran.why, ran.losses = "waiting", "retry", 0
         ran.attempt, ran.retry_ns = ran.attempt + 1, wake_ns
         ran.waits = {} if fresh else ran.waits
 
     def _step_completed(self, ran: Ran, seq: int) -> None:
-        ran.owner, ran.waits, ran.losses = None, {}, 0
+        ran.drop()
+        ran.waits, ran.losses = {}, 0
 
     def _step_failed(self, ran: Ran, seq: int) -> None:
-        ran.owner, ran.waits = None, {}
+        ran.drop()
+        ran.waits = {}
 
     def _step_cancelled(self, ran: Ran, seq: int) -> None:
-        ran.owner, ran.waits = None, {}
+        ran.drop()
+        ran.waits = {}
 
     def _step_created(self, ran: Ran, seq: int, agent: str, code: bytes | None) -> None:
         ran.step, ran.agent, ran.code = ran.step + 1, agent, code

@@ -346,7 +346,7 @@ class World(RuleBasedStateMachine):
         asked = asked or ["nothing"]
         approval = asked[-1 - at % len(asked)]
         act = self.helm.approve if yes else self.helm.deny
-        self._does("question_is_answered", lambda: self.model.approve(approval), lambda: act(approval))
+        self._does("question_is_answered", lambda: self.model.approve(approval, self.now_ns), lambda: act(approval))
 
     @rule(at=pick, really=rare)
     def newer_version_writes(self, at: int, really: bool) -> None:
