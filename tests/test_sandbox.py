@@ -52,6 +52,10 @@ class TestProcess(ExecutorSuite):
         needs.linux()
         return built_in()["process"]
 
+    def test_a_sandbox_shares_its_limits(self, executor: Any) -> None:
+        """Memory and processes are limits of all of a tool's processes together."""
+        assert (executor.inspect().memory, executor.inspect().processes) == ("all together", "all together")
+
     def test_its_directory_is_removed(self, executor: Any) -> None:
         """What a tool leaves in its directory is removed with it, however deep, and when it is stopped, too."""
         plan = self.plan(executor, time=2)
@@ -87,6 +91,13 @@ class TestBubblewrap(ExecutorSuite):
     def executor(self) -> Any:
         needs.bubblewrap()
         return built_in()["bubblewrap"]
+
+    def test_everything_is_kept(self, executor: Any) -> None:
+        """Nothing that a policy can demand is not kept; memory and processes by all of a tool's processes together."""
+        found = executor.inspect().as_json()
+
+        assert found.pop("memory") == found.pop("processes") == "all together"
+        assert set(found.values()) == {"yes"}
 
     def test_it_gives_no_file_system_of_the_host(self, executor: Any) -> None:
         """A policy that means the host's file system is refused."""

@@ -43,6 +43,10 @@ class View(Protocol):
         """The event at a seq, facts only; raises `NotFound`."""
         ...
 
+    def streams(self) -> int | None:
+        """Number of streams: while it stays the same, none has come to be; None where this batch adds some."""
+        ...
+
     def find_key(self, tag: bytes) -> Seq | None:
         """The first event that carries a key tag."""
         ...
@@ -90,6 +94,9 @@ class Batch:
 
     def event(self, seq: Seq) -> Event:
         return self._reading.event(self._writer, seq, contents=False)
+
+    def streams(self) -> int | None:
+        return None if self._named else self._newest_stream()
 
     def find_key(self, tag: bytes) -> Seq | None:
         return index.find_key(self._writer, tag)
@@ -200,14 +207,17 @@ class Batch:
 
     def _new_stream(self, stream: str) -> StreamNo:
         check_stream(stream)
-        if self._streams is None:
-            newest = next(index.streams_newest_first(self._writer), None)
-            self._streams = newest[0] if newest else 0
-        self._streams += 1
+        self._streams = self._newest_stream() + 1
         number = StreamNo(self._streams)
         self._writer.put(Tree.INDEX, index.name_key(stream), index.seq_key(number))
         self._named[number] = stream
         return number
+
+    def _newest_stream(self) -> int:
+        if self._streams is None:
+            newest = next(index.streams_newest_first(self._writer), None)
+            self._streams = newest[0] if newest else 0
+        return self._streams
 
     def _head(self, number: StreamNo) -> StreamHead | None:
         if number in self._heads:

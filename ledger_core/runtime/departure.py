@@ -26,12 +26,13 @@ from ledger_core.events.ledger import STREAM
 from ledger_core.ids import check_name
 from ledger_core.log.log import Draft, Later
 from ledger_core.run import budget
-from ledger_core.run.budget import Busy, NoRoom
+from ledger_core.run.budget import Account, Busy, NoRoom
 from ledger_core.run.journal import Entry, Intent, Standing
-from ledger_core.run.rows import UNSETTLED, ToolEntry
+from ledger_core.run.rows import UNSETTLED, Reservation, ToolEntry
 from ledger_core.run.state import RunState
 from ledger_core.runtime.folds import Runs
 from ledger_core.runtime.gate import Gate
+from ledger_core.runtime.recorder import Family
 
 SCOPES: Final = ("run", "session", "ledger")
 Wanted = Mapping[str, int | None]
@@ -98,12 +99,16 @@ class Departure(Gate):
         ticket: Ticket | None = None
         worked_ns = self._worked_ns()
 
-        def first(runs: Runs, state: RunState, riders: list[Body]) -> None:
+        def first(runs: Runs, state: RunState, riders: list[Body]) -> Family | None:
             nonlocal ticket
             key = None if operation is None else self._key_of(runs, state, entry.intent, operation)
-            costs = [rider.spent for rider in riders if isinstance(rider, CostRecorded)]
-            wants = {**wanted, "wall_ns": worked_ns}
-            ticket = attrs.evolve(key or Ticket(), **self._reserved(runs, state, entry.intent.path, wants, costs))
+            ticket = key or Ticket()
+            if accounts := runs.accounts(state):
+                costs = [rider.spent for rider in riders if isinstance(rider, CostRecorded)]
+                wants = {**wanted, "wall_ns": worked_ns}
+                reserved = self._reserved(accounts, state.reservations.get(entry.intent.path), wants, costs)
+                ticket = attrs.evolve(ticket, **reserved)
+            return family if accounts or besides is not None else None
 
         def family(runs: Runs, state: RunState) -> Iterator[Draft | Later]:
             if besides is not None:
@@ -116,7 +121,7 @@ class Departure(Gate):
 
         try:
             assert self._recorder is not None
-            await self.driver.commit(self._recorder, drafted, begins=True, first=first, family=family)
+            await self.driver.commit(self._recorder, drafted, begins=True, first=first)
         except NoRoom as full:
             where = {"account": full.account, "dimension": full.dimension}
             await self._refuse(entry, "budget", "BudgetExceeded", full.sentence, where=where)
@@ -145,16 +150,18 @@ class Departure(Gate):
         return self._recorder.log.has_any(map(budget.stream_of_account, names))
 
     def _reserved(
-        self, runs: Runs, state: RunState, path: str, wanted: Wanted, costs: Sequence[Mapping[str, int]]
+        self, accounts: Sequence[Account], own: Reservation | None, wanted: Wanted, costs: Sequence[Mapping[str, int]]
     ) -> dict[str, Any]:
-        """What is reserved of every account, after `costs` that ride along; raises `NoRoom`, `Busy`."""
-        own = state.reservations.get(path)
+        """What is reserved of every account, after `costs` that ride along; raises `NoRoom`, `Busy`.
+
+        `own` is what an attempt that was lost holds: its place is taken, and what was bounded of it is charged.
+        """
         taken: dict[str, dict[str, int]] = {}
         unbounded: set[str] = set()
-        for account in runs.accounts(state):
+        for account in accounts:
             for spent in costs:
                 account = budget.moved(account, reserved={}, freed={}, spent=spent, opened=0)  # noqa: PLW2901
-            if own is not None:  # an attempt that was lost: its place is taken, and what was bounded of it is charged
+            if own is not None:
                 freed = own.by_account.get(account.name, {})
                 charged = {name: value for name, value in freed.items() if name not in own.unbounded}
                 account = budget.moved(account, reserved={}, freed=freed, spent=charged, opened=0)  # noqa: PLW2901

@@ -68,6 +68,14 @@ class Folds:
 
     def __init__(self) -> None:
         self._folds: OrderedDict[str, Fold] = OrderedDict()
+        self.absent: dict[str, int] = {}
+        """Budgets that were not there, and the number of streams by then: most runs have none, and are asked often."""
+
+    def remember_absent(self, name: str, streams: int) -> None:
+        """A budget is not there, among so many streams."""
+        if len(self.absent) > _REMEMBERED:
+            self.absent.clear()
+        self.absent[name] = streams
 
     def at(self, view: View, stream: str) -> RunState:
         """A run's state at the head; an empty one if there is no such run."""
@@ -103,7 +111,12 @@ class Runs:
     def account(self, name: str) -> Account | None:
         """How a budget stands after all that this decision has drafted; None if there is no such budget."""
         if name not in self._accounts:
-            self._accounts[name] = account_at(self._view, name)
+            streams = self._view.streams()
+            known = streams is not None and self._folds.absent.get(name) == streams
+            found = None if known else account_at(self._view, name)
+            if found is None and streams is not None:
+                self._folds.remember_absent(name, streams)
+            self._accounts[name] = found
         return self._accounts[name]
 
     def accounts(self, state: RunState) -> list[Account]:

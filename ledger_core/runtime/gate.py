@@ -11,7 +11,7 @@ This file does not know how calls are made, nor what they cost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import attrs
 
@@ -28,7 +28,7 @@ from ledger_core.events.govern import (
 )
 from ledger_core.events.ledger import STREAM
 from ledger_core.events.wait import ApprovalDecided
-from ledger_core.governance.policy import Asked, Decision, strictest
+from ledger_core.governance.policy import DEFAULT, Asked, Decision, Risk, strictest
 from ledger_core.governance.sandbox import Plan, SandboxUnavailable
 from ledger_core.governance.tool import ToolSpec
 from ledger_core.ids import new_id
@@ -42,6 +42,10 @@ from ledger_core.runtime.wait_effects import approval_tag
 ENGINE_TIMEOUT: Final = 10.0
 """Seconds that an outside policy engine may take; then it denies."""
 _PUBLIC: Final = bytes(32)
+_BY_RISK: Final[dict[str, Decision]] = {
+    risk: DEFAULT.decide(Asked(agent="", tool="", risk_level=risk)) for risk in get_args(Risk)
+}
+"""What is decided where no policy was given: of nothing but the risk."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 30.0
 
@@ -104,6 +108,8 @@ class Gate(Effects):
 
     async def _decided(self, spec: ToolSpec, entry: Entry) -> Decision:
         policy, state = self._around.policy, self._state
+        if not policy.configured:
+            return _BY_RISK[spec.risk_level]
         asked = Asked(
             agent=state.step_agent or state.agent,
             role=state.role,

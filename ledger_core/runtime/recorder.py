@@ -27,8 +27,9 @@ MAX_RIDERS: Final = 64
 MAX_AGE_NS: Final = NS
 Bodies = Callable[[RunState, list[Body]], Iterable[Body]]
 """From the state at the head and the bodies that ride along, the bodies to append behind them."""
-First = Callable[[Runs, RunState, list[Body]], None]
-"""What a decision looks at before it drafts anything, told what rides along; what it raises refuses the append."""
+First = Callable[[Runs, RunState, list[Body]], "Family | None"]
+"""What a decision looks at before it drafts anything, told what rides along: what it raises refuses the append, what it
+returns follows it."""
 Family = Callable[[Runs, RunState], Iterable[Draft | Later]]
 """From the runs of the decision and this run's state, drafts for other streams, sealed behind this run's own."""
 
@@ -129,20 +130,19 @@ class Recorder:
                 if begins:
                     decide.check_begins(state)
                 runs = Runs(view, self._folds, self._log.clock.now_ns())
-                if first is not None:
-                    first(runs, state, riders)
+                follows = family if first is None else first(runs, state, riders) or family
                 drafted = [*riders, *bodies(state, riders)]
                 for body in drafted:
                     decide.check_unsettled(state, body)
-                plain = family is None and not any(type(body) in schedule.MOVES for body in drafted)
+                plain = follows is None and not any(type(body) in schedule.MOVES for body in drafted)
                 if plain and not spends(state, drafted):
                     step, epoch = state.step, self._epoch
                     for body in drafted:
                         yield Draft(stream=self._stream, body=body, actor="agent", step=step, epoch=epoch)
                     return
                 yield from runs.drafts(state, drafted, actor="agent", fenced=True)
-                if family is not None:
-                    yield from family(runs, state)
+                if follows is not None:
+                    yield from follows(runs, state)
 
         return decision, riders
 

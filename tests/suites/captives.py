@@ -154,7 +154,7 @@ def daemonize(mark):
     os.close(write)
     os.wait()
     os.read(read, 1)
-    return mark.encode() in b"".join(open(f"/proc/{pid}/cmdline", "rb").read() for pid in _pids())
+    return any(mark.encode() in line for line in _command_lines())
 
 
 def daemonize_and_stay(mark):
@@ -162,8 +162,16 @@ def daemonize_and_stay(mark):
     stay()
 
 
-def _pids():
-    return [name for name in os.listdir("/proc") if name.isdigit() and os.access(f"/proc/{name}/cmdline", os.R_OK)]
+def _command_lines():
+    """Of every process that is to be seen."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                found.append(file.read())
+        except OSError:  # it has just ended
+            continue
+    return found
 
 
 def bomb_memory(size):
@@ -379,7 +387,7 @@ def run_setuid():
 
 
 def processes():
-    return len(_pids())
+    return len(_command_lines())
 
 
 def host_name():
