@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,12 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
         return 0
     except LedgerError as error:
         if settings.debug:
-            raise
+            say(traceback.format_exc())
         complain(settings, error)
         return error.exit_code
     except Exception as error:
         if settings.debug:
-            raise
+            say(traceback.format_exc())
         say(f"error: {type(error).__name__}: {error}\nThis is a defect of AgentLedger; --debug shows where.")
         return 1
     return code if isinstance(code, int) else 0

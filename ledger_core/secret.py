@@ -26,6 +26,7 @@ from ledger_core.errors import BadInput, NotStorable
 SHORTEST: Final = 6
 """Letters that a secret has at least: what is shorter is found everywhere."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MARKED: Final = re.compile(r"\[secret:[A-Za-z0-9_.:-]{1,64}\]")
 PATTERNS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "model-provider-key": (("sk-",), r"\bsk-(?:(?:ant|proj|svcacct|admin)-[A-Za-z0-9_-]{20,}|[A-Za-z0-9]{32,})"),
     "github-token": (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"\bgh[pousr]_[A-Za-z0-9]{36,}"),
@@ -191,6 +192,11 @@ def plain(value: Any) -> Any:
     return both(value)[1]
 
 
+def hides(value: Any) -> bool:
+    """Whether a recorded value has something hidden in it."""
+    return _MARKED.search(codec.encode(value).decode(errors="replace")) is not None
+
+
 def both(value: Any) -> tuple[Any, Any]:
     """A value as whoever is called is given it, and as it is recorded; raises `NotStorable`."""
     if value is None or type(value) is bool:
@@ -208,7 +214,8 @@ def forms(value: str) -> Iterator[bytes]:
     raw = value.encode()
     seen = {raw, json.dumps(value)[1:-1].encode(), json.dumps(value, ensure_ascii=False)[1:-1].encode()}
     seen |= {quote(value, safe="").encode(), quote(value).encode(), quote_plus(value).encode()}
-    seen |= {raw.hex().encode(), raw.hex().upper().encode()}
+    seen |= {raw.hex().encode(), raw.hex().upper().encode(), repr(raw)[2:-1].encode()}
+    seen |= {repr(value)[1:-1].encode(errors="replace"), ascii(value)[1:-1].encode()}
     for offset in range(3):
         text = base64.b64encode(b"\0" * offset + raw)
         first = (0, 2, 3)[offset]  # letters that the bytes before it have a part in

@@ -252,16 +252,21 @@ def test_a_stream_is_given_as_it_comes_and_kept_whole(tmp_path: Path, is_async: 
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_nothing_begins_while_a_stream_is_open(tmp_path: Path, is_async: bool) -> None:
-    """What is recorded may not stand on chunks that are not: an effect in the middle is refused, with what to do."""
+def test_what_stands_on_a_chunk_comes_back_with_it(tmp_path: Path, is_async: bool) -> None:
+    """An effect in the middle of a stream has the chunks before it on record; the rest the answer holds alone."""
+    times: list[Any] = []
 
-    def use(ctx: Any, _: Any) -> None:
-        ctx.now()
+    def use(ctx: Any, chunk: Any) -> None:
+        if chunk == CHUNKS[1]:
+            times.append(ctx.now())
 
-    with Runtime.local(tmp_path, models=_provider("list")) as runtime:
-        result = runtime.run(_reader(is_async, use), run_id="r")
-        assert not result.ok
-        assert "stream is open" in str(result.message)
+    reads = _reader(is_async, use)
+    with Runtime.local(tmp_path, models=_provider("generator")) as runtime:
+        assert runtime.run(reads, run_id="r").output[:3] == CHUNKS
+        assert [one.chunk for one in bodies(runtime, "model_chunk_received")] == CHUNKS[:2]
+        assert bodies(runtime, "model_call_completed")[0].response[:3] == CHUNKS
+        replayed(runtime, reads, "r")
+        assert times[0] == times[1]
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -207,11 +207,13 @@ def test_an_undoing_that_breaks_off_is_seen(tmp_path: Path, shop: Shop) -> None:
 
     with Runtime.local(tmp_path) as runtime:
         runtime.run(shop.buyer({"what": "tea"}), run_id="r")
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(LedgerError, match="ZeroDivisionError"):
             runtime.compensate("r:1", [broken], because="the wrong tea")
+        with pytest.raises(Refused, match="nobody has said that it ended"):
+            runtime.compensate("r:1", [shop.order], because="once more")
         row = runtime.state("r").ledger["1"]
         assert (row.status, row.compensating) == ("SUCCEEDED", True)
-        runtime.compensate("r:1", [shop.order], because="once more")
+        runtime.compensate("r:1", [shop.order], because="once more", again=True)
         assert _status(runtime) == ["COMPENSATED"]
 
 

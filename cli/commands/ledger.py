@@ -113,12 +113,13 @@ def settle(settings: Settings, call: str, outcome: str, because: str, by: str, r
 @click.argument("target")
 @click.option("--because", required=True, help="Why; stands in the log.")
 @click.option("--by", default=getpass.getuser, show_default="your user name", help="Who asks for it.")
+@click.option("--again", is_flag=True, help="Also where somebody began to, and nobody said that it ended.")
 @pass_settings
-def compensate(settings: Settings, call: str, target: str, because: str, by: str) -> None:
+def compensate(settings: Settings, call: str, target: str, because: str, by: str, again: bool) -> None:
     """Undo a call that succeeded, with the `compensate` hook of its tool, which the agent TARGET has."""
     spec = targets.load(target)
     with open_runtime(settings) as runtime:
-        found = runtime.compensate(call, spec.tools.values(), because=because, by=by)
+        found = runtime.compensate(call, spec.tools.values(), because=because, by=by, again=again)
         status = runtime.state(found.run).ledger[found.path].status
     answer = {"call": f"{found.run}:{found.path}", "run_id": found.run, "path": found.path, "status": status}
     emit(settings, answer, lambda: say(f"{answer['call']} is {status}"))

@@ -118,6 +118,19 @@ class ModelCallCompleted(Body):
     response: JSON = content()
 
 
+@event("model_chunk_received", critical=True)
+class ModelChunkReceived(Body):
+    """The code was given a chunk of a streamed answer, and something else of the run is recorded before its end.
+
+    A chunk that nothing stands on is not recorded by itself: the answer holds it.
+    """
+
+    path: str = fact()
+    """The stream's own, `@`, and the chunk's number, from 1."""
+    of: str = fact()
+    chunk: JSON = content()
+
+
 @event("model_call_failed", critical=True)
 class ModelCallFailed(Body):
     """The model did not answer."""

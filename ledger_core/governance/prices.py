@@ -16,7 +16,7 @@ import attrs
 
 from ledger_core import chain, codec
 from ledger_core.errors import BadInput
-from ledger_core.run.budget import USD
+from ledger_core.run.budget import MOST, USD
 
 _FIELDS: Final = ("input", "output", "cached")
 _MEDIA: Final = ("image", "audio", "video", "file", "document")
@@ -62,7 +62,7 @@ class Prices:
             + cached * prices.get("cached", prices["input"])
             + usage.output_tokens * prices["output"]
         )
-        return math.ceil(dollars * USD / _MILLION)
+        return min(math.ceil(dollars * USD / _MILLION), MOST)
 
     def bounds(self, document: Mapping[str, Any]) -> dict[str, int | None]:
         """The most that a request can take: no text has more tokens than bytes; None where nobody knows.
@@ -82,7 +82,7 @@ class Prices:
         usd = None
         if got is not None and prices is not None:
             dear = max(prices["input"], prices.get("cached", 0))
-            usd = math.ceil((sent * dear + got * prices["output"]) * USD / _MILLION)
+            usd = min(math.ceil((sent * dear + got * prices["output"]) * USD / _MILLION), MOST)
         return {
             "input_tokens": sent,
             "cached_tokens": sent,
@@ -128,7 +128,7 @@ def usage_of(response: Any) -> Usage:
             for name in path.split("."):
                 found = found.get(name) if isinstance(found, dict) else None
             if type(found) is int and 0 <= found < 1 << 62:
-                return found
+                return min(found, 1 << 53)
         return None
 
     sent = count("input_tokens", "prompt_tokens")
@@ -143,6 +143,19 @@ def usage_of(response: Any) -> Usage:
         cached_tokens=kept,
         usd_nano=None if dollars is None else round(dollars * USD),
     )
+
+
+def usage_of_chunks(chunks: list[Any]) -> Usage:
+    """What chunks say that the answer took: the last word on each count."""
+    found: dict[str, int] = {}
+    for chunk in chunks:
+        if isinstance(chunk, dict):
+            for said in (chunk, chunk.get("message"), chunk.get("response")):
+                usage = usage_of(said)
+                for name in ("input_tokens", "output_tokens", "cached_tokens", "usd_nano"):
+                    if (value := getattr(usage, name)) is not None:
+                        found[name] = value
+    return Usage(**found)
 
 
 def _holds_media(value: Any) -> bool:

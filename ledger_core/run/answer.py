@@ -98,7 +98,11 @@ def settle(
             hint="Only what nobody knows can be settled, and only what succeeded can have been undone.",
         )
     held = path in state.reservations
+    fence: list[Body] = []
+    if lost and state.worker is not None:  # a worker that is only stopped must not say something else later
+        fence.append(LeaseExpired(step=state.step, epoch=state.epoch, reason="a person settled its call"))
     return [
+        *fence,
         ToolCallSettled(
             path=path,
             attempt=row.attempt,
@@ -107,18 +111,24 @@ def settle(
             spent=(spent or None) if held and outcome != "no_effect" else None,
             result=result,
             reason=reason,
-        )
+        ),
     ]
 
 
-def start_compensation(state: RunState, path: str, *, by: str, reason: str) -> list[Body]:
-    """The intent to undo a call that succeeded."""
+def start_compensation(state: RunState, path: str, *, by: str, reason: str, again: bool) -> list[Body]:
+    """The intent to undo a call that succeeded; once more, where nobody has said that it ended, only if so asked."""
     check_known(state)
     row = _row(state, path)
     if row.status != "SUCCEEDED":
         raise Refused(
             f"The call of {row.tool} at effect {path} of run {state.run} is {row.status}: there is nothing to undo.",
             hint="Only what succeeded can be undone; settle what is in doubt first.",
+        )
+    if row.compensating and not again:
+        raise Refused(
+            f"Somebody began to undo the call of {row.tool} at effect {path} of run {state.run}, "
+            "and nobody has said that it ended.",
+            hint="Find out: then settle it as compensated, or undo it again (--again).",
         )
     return [CompensationStarted(path=path, attempt=row.attempt, tool=row.tool, by=by, reason=reason)]
 

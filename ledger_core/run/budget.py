@@ -38,13 +38,14 @@ DIMENSIONS: Final[Mapping[str, str]] = {
     "wall_ns": "seconds of work",
 }
 """What can be bounded, by its name in facts, in words."""
-_MOST: Final = 1 << 62
+MOST: Final = 1 << 62
+"""No amount is larger: what passes it counts as it."""
 _PUBLIC: Final = bytes(32)
 
 
 def _whole(instance: Any, field: attrs.Attribute[Any], value: Any) -> None:
     del instance
-    if value is not None and (type(value) is not int or not 0 <= value <= _MOST):
+    if value is not None and (type(value) is not int or not 0 <= value <= MOST):
         raise BadInput(f"A budget of {value!r:.50} {field.name} is none.", hint="It is a whole number from 0 up.")
 
 
@@ -219,5 +220,5 @@ def total(*parts: Amounts) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in parts:
         for name, amount in part.items():
-            found[name] = max(0, found.get(name, 0) + amount)
+            found[name] = min(MOST, max(0, found.get(name, 0) + amount))
     return {name: amount for name, amount in sorted(found.items()) if amount}

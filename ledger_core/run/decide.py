@@ -15,7 +15,7 @@ import attrs
 
 from ledger_core.errors import Cancelled, Fenced, Refused
 from ledger_core.events import Body
-from ledger_core.events.effect import ToolCallRequested, ToolCallSettled
+from ledger_core.events.effect import ToolCallCompleted, ToolCallFailed, ToolCallRequested, ToolCallSettled
 from ledger_core.events.run import (
     DivergenceDetected,
     RunCancelled,
@@ -38,6 +38,7 @@ from ledger_core.events.step import (
     StepRetryScheduled,
 )
 from ledger_core.run.divergence import Divergence
+from ledger_core.run.entry import UNKNOWN
 from ledger_core.run.retry import policy_of
 from ledger_core.run.state import FINAL, UNSETTLED, RunState
 
@@ -124,11 +125,17 @@ def check_unsettled(state: RunState, body: Body) -> None:
     """Raise `Settled` if an outside write has its one final outcome already, `Refused` for a new attempt in doubt."""
     if isinstance(body, ToolCallRequested) and body.approval is not None and body.approval not in state.granted:
         raise Refused(f"Effect {body.path} of run {state.run} stands on {body.approval}, which nobody has given.")
-    if isinstance(body, (ToolCallSettled, ToolCallRequested)):
+    if isinstance(body, (ToolCallCompleted, ToolCallFailed, ToolCallSettled)):
+        row = state.ledger.get(body.path)
+        open_ = row is None or (row.status in UNSETTLED and row.attempt == body.attempt)
+        if not open_ and getattr(body, "category", "") != UNKNOWN:
+            assert row is not None
+            raise Settled(f"Effect {body.path} of run {state.run} was settled meanwhile: {row.status}.")
+    if isinstance(body, ToolCallRequested):
         row = state.ledger.get(body.path)
         if row is not None and row.status in FINAL:
             raise Settled(f"Effect {body.path} of run {state.run} was settled meanwhile: {row.status}.")
-        if isinstance(body, ToolCallRequested) and row is not None and row.status in UNSETTLED and not row.resend:
+        if row is not None and row.status in UNSETTLED and not row.resend:
             raise Refused(f"Effect {body.path} of run {state.run} is in doubt: it is not made again by itself.")
 
 

@@ -53,6 +53,8 @@ class Entry:
     """Its open attempt is known to have had no effect outside."""
     writes: bool = False
     """It was recorded as an outside write, whatever its tool says today."""
+    holds: bool = False
+    """It holds something of a budget, or a logical key: it comes to an end, whether anybody waits for it or not."""
     told: bool = True
     """The failure is the tool's own, which the code is to be told; not the runtime's word for not knowing."""
     wake_ns: int | None = None

@@ -125,6 +125,8 @@ def _abandoned(state: RunState, _: int, body: effect.EffectAbandoned) -> None:
 def _tool_approval(state: RunState, seq: int, body: govern.ToolApprovalRequired) -> None:
     wait_for(state, "approval", body, body.approval)
     state.approvals[body.approval] = None
+    if body.path in state.ledger and state.ledger[body.path].status in UNSETTLED:
+        return  # it is to be sent again, and what was sent before is as much in doubt as it was
     state.ledger[body.path] = ToolEntry(
         path=body.path,
         tool=body.tool,
@@ -143,7 +145,9 @@ def _refused(state: RunState, _: int, body: govern.EffectRefused) -> None:
     state.refused[body.category] += 1
     state.waits.pop(body.path, None)
     state.failed[body.path] = state.events
-    _row(state, body.path, "FAILED_NO_EFFECT")
+    hold(state.reservations, body)
+    if body.path in state.ledger and state.ledger[body.path].status not in UNSETTLED:
+        _row(state, body.path, "FAILED_NO_EFFECT")
 
 
 def _joined(state: RunState, _: int, body: govern.ToolCallJoined) -> None:

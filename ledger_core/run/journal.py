@@ -24,6 +24,7 @@ from ledger_core.events.effect import (
     ModelCallCompleted,
     ModelCallFailed,
     ModelCallRequested,
+    ModelChunkReceived,
     ToolCallCompleted,
     ToolCallFailed,
     ToolCallRequested,
@@ -134,6 +135,7 @@ class Journal:
             seq=before.seq if before else seq,
             attempt=body.attempt,
             writes=writes,
+            holds=bool(body.reserved or getattr(body, "key", None)),
             failures=before.failures if before else 0,
             outages=before.outages if before else 0,
         )
@@ -184,6 +186,10 @@ class Journal:
     def _joined(self, seq: int, body: ToolCallJoined) -> None:
         self._gated(seq, body.path, "tool", body.tool, body.request, {"arguments": body.arguments})
         self._ended(seq, body.path, Standing.DONE, value=body.result)
+
+    def _chunk(self, seq: int, body: ModelChunkReceived) -> None:
+        self._gated(seq, body.path, "chunk", body.of, b"", None)
+        self._ended(seq, body.path, Standing.DONE, value=body.chunk)
 
     def _cost(self, seq: int, body: CostRecorded) -> None:
         self._immediate(seq, body.path, "cost", body.name, None, request=body.request)
@@ -322,12 +328,13 @@ class Journal:
             path, abandoned = self._order[self._released]
             if path not in (self._given_up if abandoned else self._requested):
                 return None
-            given = not abandoned or self.entries[path].final
+            entry = self.entries.get(path)  # none, where the code gave up before anything was recorded
+            given = entry is not None and (not abandoned or entry.final)
             if given and waiting is not None and path not in waiting:
                 return None
             self._released += 1
-            if given:
-                return self.entries[path]
+            if given and entry is not None:
+                return entry
         return None
 
     def recorded(self, paths: Iterable[str]) -> bool:
@@ -337,14 +344,16 @@ class Journal:
     def idle(self, path: str, *, live: bool) -> bool:
         """Whether nobody waits for an open effect any more; where it may be `live`, nor anything outside."""
         entry = self.entries.get(path)
-        return path in self._given_up and not (live and entry is not None and entry.writes)
+        return path in self._given_up and not (live and entry is not None and (entry.writes or entry.holds))
 
     def held_up(self) -> Divergence | None:
         """The divergence of code that asked for all that is recorded, and does not take the next of it."""
         if self._released == len(self._order):
             return None
         path, abandoned = self._order[self._released]
-        entry = self.entries[path]
+        entry = self.entries.get(path)
+        if entry is None:
+            return None
         what = f"that it stopped waiting for {entry.intent.words()}" if abandoned else entry.intent.words()
         return Divergence(kind=divergence.MISSING, path=path, recorded=what, attempted="", seq=entry.seq)
 
@@ -424,6 +433,7 @@ _RECORDINGS: Final[dict[type[Body], Callable[[Journal, int, Any], None]]] = {
     EffectRefused: Journal._refused,
     ToolCallJoined: Journal._joined,
     CostRecorded: Journal._cost,
+    ModelChunkReceived: Journal._chunk,
     ArtifactCreated: Journal._artifact,
     ValueCaptured: Journal._captured,
     StatePatchProposed: Journal._proposed,

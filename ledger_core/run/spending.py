@@ -22,7 +22,7 @@ from ledger_core.events.effect import (
     ToolCallRequested,
     ToolCallSettled,
 )
-from ledger_core.events.govern import CostRecorded
+from ledger_core.events.govern import CostRecorded, EffectRefused
 from ledger_core.events.run import RunCancelled, RunCompleted, RunFailed
 from ledger_core.run.rows import UNSETTLED, Reservation
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _INTENTS: Final = (ToolCallRequested, ModelCallRequested)
 _OUTCOMES: Final = (ToolCallCompleted, ToolCallFailed, ToolCallSettled, ModelCallCompleted, ModelCallFailed)
 _ENDS: Final = (RunCompleted, RunFailed, RunCancelled)
-SPENDS: Final[frozenset[type[Body]]] = frozenset((*_INTENTS, *_OUTCOMES, *_ENDS, CostRecorded))
+SPENDS: Final[frozenset[type[Body]]] = frozenset((*_INTENTS, *_OUTCOMES, *_ENDS, CostRecorded, EffectRefused))
 """Bodies that may move something."""
 
 
@@ -68,7 +68,7 @@ def movements(state: RunState, bodies: Iterable[Body]) -> list[Movement]:
             if isinstance(body, (ToolCallSettled, ToolCallFailed)):
                 ended[body.path] = not _open(body)
             moved = _movement(state, held, body, ended)
-            found += [one for one in moved if one.freed or one.reserved or one.spent]
+            found += [one for one in moved if one.freed or one.reserved or one.spent or one.lost]
             hold(held, body)
     return found
 
@@ -82,7 +82,7 @@ def hold(held: dict[str, Reservation], body: Any) -> None:
             held[body.path] = Reservation(
                 attempt=body.attempt, by_account=body.reserved, unbounded=tuple(body.unbounded or ()), lost=lost
             )
-    elif isinstance(body, _OUTCOMES) and not _open(body):
+    elif isinstance(body, (*_OUTCOMES, EffectRefused)) and not _open(body):
         held.pop(body.path, None)
 
 
@@ -97,6 +97,8 @@ def _movement(state: RunState, held: Mapping[str, Reservation], body: Any, ended
     if isinstance(body, CostRecorded):
         return [Movement(path=body.path, attempt=1, why="spent", spent=body.spent)]
     before = held.get(body.path)
+    if isinstance(body, EffectRefused):  # an attempt that was lost, and is not made again
+        return [] if before is None else [_lost(body.path, before)]
     freed = {} if before is None else before.by_account
     if isinstance(body, _INTENTS):
         lost = {} if before is None else _lost(body.path, before).lost

@@ -41,10 +41,10 @@ class AgentContext(Context):
         """Ask a model, and read its answer in chunks: `async for chunk in ctx.stream_model({…})`.
 
         The provider returns an iterator, sync or async. The answer is kept whole when it has ended, or was left
-        (`async with`, `aclose`); until then nothing else may begin here. `timeout` is in seconds for one chunk.
+        (`async with`, `aclose`). `timeout` is in seconds for one chunk.
         Raises `ModelFailed`, `BadInput`, `BudgetExceeded`.
         """
-        return ModelStream(*self._stream(request, timeout))
+        return ModelStream(self._stream(request, timeout))
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Sleep for milliseconds or months: nobody is held, and a restart does not begin it again."""

@@ -36,6 +36,7 @@ from ledger_core.run.patch import diff, merge
 from ledger_core.run.state import ToolEntry
 from ledger_core.runtime.agent import agent_of
 from ledger_core.runtime.claims import Asked, Opening
+from ledger_core.runtime.departure import operation_of
 from ledger_core.runtime.driver import LOOK, BlockingDriver, StepStopped, run_blocking
 from ledger_core.runtime.effect import Place
 from ledger_core.runtime.effects import AllEffects
@@ -45,6 +46,7 @@ from ledger_core.runtime.recorded import RunRecord
 from ledger_core.runtime.recorder import Recorder
 from ledger_core.runtime.scope import Scope, entered
 from ledger_core.runtime.sync_context import SyncContext
+from ledger_core.runtime.tool_effects import wasted
 
 if TYPE_CHECKING:
     from ledger_core.runtime.runtime import Runtime
@@ -77,8 +79,14 @@ class AttachedContext(SyncContext):
         check_name(name, "tool")
         if not isinstance(arguments, Mapping):
             raise BadInput("A tool's arguments are a dict.", hint='Write {"to": "…"}.')
-        plain = secret.plain(dict(arguments))
-        intent = self._effects._intent(self._place(), "tool", name, {"arguments": plain})
+        given = dict(arguments)
+        operation = operation_of(given)
+        document = {"arguments": secret.plain(given)}
+        if operation is not None:
+            document["operation"] = [operation.scope, operation.name]
+        intent = self._effects._intent(self._place(), "tool", name, document)
+        if operation is not None:
+            self._effects._operations[intent.path] = operation
         spec = self._effects._tools.get(name) or ToolSpec(
             name=name, function=_elsewhere, version="elsewhere", side_effect=side_effect
         )
@@ -234,10 +242,12 @@ class Attaching:
         """Find out what became of what lost attachments left open; who cannot be asked is told in `in_doubt`."""
         known: Mapping[str, ToolSpec] = context._effects._tools
         for entry in record.journal.entries.values():
+            if not entry.final and not entry.writes:
+                self._end_lost(context, entry)
             if entry.final or not entry.writes or entry.no_effect:
                 continue
             spec, arguments = known.get(entry.intent.name), entry.intent.document["arguments"]
-            if spec is not None and spec.verify is not None:
+            if spec is not None and spec.verify is not None and not secret.hides(arguments):
                 entry.wake_ns = None
                 entry.told = True  # nobody calls it again: a call without effect has failed
                 if entry.standing is Standing.OPEN:
@@ -257,6 +267,21 @@ class Attaching:
                 )
                 context._commit(doubt)
         context.in_doubt = tuple(context._recorder.state.in_doubt)
+
+    def _end_lost(self, context: AttachedContext, entry: Entry) -> None:
+        """End a read or a model's call of a lost attachment: nobody makes it again, and it holds something."""
+        path = entry.intent.path
+        if path not in context._recorder.state.reservations:
+            return
+        effects = context._effects
+        words: dict[str, Any] = {"path": path, "attempt": entry.attempt, "category": "lost", "error_type": "Lost"}
+        words["message"] = "The attachment ended during the call."
+        if entry.intent.kind == "model":
+            context._commit(ModelCallFailed(spent=effects._model_wasted(entry, "timeout"), **words))
+        else:
+            spec = effects._tools.get(entry.intent.name)
+            spent = {"calls": 1, "tool_calls": 1} if spec is None else wasted(spec, "lost")
+            context._commit(ToolCallFailed(in_doubt=False, spent=spent, **words))
 
     def _leave(self, context: AttachedContext, recorder: Recorder, patch: dict[str, Any]) -> None:
         def bodies(state: Any, riders: list[Body]) -> Iterable[Body]:

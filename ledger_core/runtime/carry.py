@@ -88,7 +88,12 @@ class Carrier:
             reach("agent-ended")
             finish = self._finish(ended)
             if finish is not None:
-                self.recorder.commit(finish, family=self._worked())
+                try:
+                    self.recorder.commit(finish, family=self._worked())
+                except BadInput as unfit:
+                    self.recorder.drop()
+                    self.recorder.commit(_blocked(unfit))
+                    return Carried(error=unfit)
         except BaseException:
             try:
                 self.recorder.commit(_unless_cancelled(lambda state, _: decide.release(state, None)))
@@ -104,7 +109,12 @@ class Carrier:
             reach("agent-ended")
             finish = self._finish(ended)
             if finish is not None:
-                await self.recorder.acommit(finish, family=self._worked())
+                try:
+                    await self.recorder.acommit(finish, family=self._worked())
+                except BadInput as unfit:
+                    self.recorder.drop()
+                    await self.recorder.acommit(_blocked(unfit))
+                    return Carried(error=unfit)
         except BaseException:
             if self.execution.left:
                 self._runtime.keep_sign_of_life()
@@ -194,6 +204,11 @@ class Carrier:
 def _unless_cancelled(bodies: Bodies) -> Bodies:
     """What ends or gives back a step, unless somebody wants its run to end: then it ends."""
     return lambda state, riders: decide.cancelled(state, riders) if state.cancelling else bodies(state, riders)
+
+
+def _blocked(unfit: BadInput) -> Bodies:
+    """Give the step back because something of it cannot be recorded: it would be so again."""
+    return _unless_cancelled(lambda state, _: decide.block(state, str(unfit)))
 
 
 def _waits(state: RunState, riders: Sequence[Body]) -> str:

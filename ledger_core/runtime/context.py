@@ -76,8 +76,6 @@ class Context:
         self._effects = effects
         self._state = state
         self._clock = clock
-        self._streams: set[Scope] = set()
-        """Scopes in which a stream is open."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -232,22 +230,12 @@ class Context:
         """
         self._effects.cost(self._place(), name, amounts, metadata)
 
-    def _stream(self, request: Mapping[str, Any], timeout: float | None) -> tuple[ChunkSource, Callable[[], None]]:
-        """A model's answer in chunks, and what is to be called when it is over."""
-        place, here = self._place(), scope.current()
-        assert here is not None
-        source = self._effects.open_stream(place, request, duration(timeout))
-        self._streams.add(here)
-        return source, lambda: self._streams.discard(here)
+    def _stream(self, request: Mapping[str, Any], timeout: float | None) -> ChunkSource:
+        return self._effects.open_stream(self._place(), request, duration(timeout))
 
     def _place(self) -> Place:
         """The path of the effect that is asked for, and the line that asks while there is a record to compare."""
         here = scope.current()
-        if here is not None and here in self._streams:
-            raise BadInput(
-                "A model's stream is open here: nothing else may begin before it has been read, or closed.",
-                hint="Read it to its end, or leave it with `with` or its close.",
-            )
         if here is None:
             raise BadInput(
                 "The context was used outside its agent's code: in a thread, a callback, or a tool.",

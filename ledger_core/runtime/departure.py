@@ -98,6 +98,8 @@ class Departure(Gate):
         """Record an intent, durably; False if there is nothing to call: then `entry` is final, or waits."""
         ticket: Ticket | None = None
         worked_ns = self._worked_ns()
+        self._told_ns += worked_ns  # at once: calls side by side must not tell it again
+        told = False
 
         def first(runs: Runs, state: RunState, riders: list[Body]) -> Family | None:
             nonlocal ticket
@@ -136,8 +138,11 @@ class Departure(Gate):
         except Exception as error:
             raise self._stopped(error) from error
         else:
-            self._told_ns += worked_ns
+            told = True
             return True
+        finally:
+            if not told:
+                self._told_ns -= worked_ns
         return False
 
     # Budgets
@@ -197,6 +202,9 @@ class Departure(Gate):
             return free
         run, body = last[1].stream.removeprefix("run/"), last[1].body
         if (run, body.path) == (state.run, intent.path):
+            own = state.ledger.get(intent.path)
+            if own is not None and own.status == "SUCCEEDED" and own.done is not None:
+                raise _Done(run, intent.path, own.done)  # of a part of the journal that was dropped
             return attrs.evolve(free, key=last[0])
         return self._after(runs, run, body, last[0], free)
 

@@ -25,6 +25,7 @@ from ledger_core.log.batch import View
 from ledger_core.run import answer, decide
 from ledger_core.run.budget import USD
 from ledger_core.run.journal import UNKNOWN, Entry, Standing
+from ledger_core.run.rows import UNSETTLED
 from ledger_core.runtime.departure import Departure
 from ledger_core.runtime.driver import StepStopped, TookTooLong
 from ledger_core.runtime.effect import normalised
@@ -44,7 +45,7 @@ class Doubt(Departure):
             return
         outcome, value = await self._verified(spec, raw, self._key_for(entry))
         row = self._state.ledger.get(entry.intent.path)
-        if row is not None and row.attempt == entry.attempt and row.status == "SUCCEEDED":
+        if row is not None and row.status not in UNSETTLED:
             await self._settled_elsewhere(entry)
             return
         if outcome is None:
@@ -196,13 +197,18 @@ class Doubt(Departure):
 
     # Outcomes, and what a worker may still say that has lost the step
 
-    async def _said(self, spec: ToolSpec, entry: Entry, before: Sequence[Body], body: Body, *, durable: bool) -> None:
+    async def _said(self, spec: ToolSpec, entry: Entry, before: Sequence[Body], body: Body, *, durable: bool) -> bool:
+        """Record an outcome; False if somebody else had settled the call: then `entry` is theirs."""
         try:
             await self._outcome(*before, body, durable=durable)
+        except decide.Settled:
+            await self._settled_elsewhere(entry)
+            return False
         except StepStopped:
             if isinstance(self.driver.stopped, Fenced) and spec.side_effect == "external_write":
                 await self._late(spec, entry, body)
             raise
+        return True
 
     async def _late(self, spec: ToolSpec, entry: Entry, body: Body) -> None:
         """Say what became of a call of this worker's, though the step is another's by now."""

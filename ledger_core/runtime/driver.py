@@ -103,6 +103,10 @@ class Driver(Protocol):
         """End a wait that the code has given up."""
         ...
 
+    def nudge(self) -> None:
+        """Have waits look again: something came free that they may be waiting for."""
+        ...
+
     @property
     def idle_ns(self) -> int:
         """For how long, in ns, the step has only waited."""
@@ -196,6 +200,9 @@ class BlockingDriver:
 
     def leave(self, path: str) -> None:
         del path
+
+    def nudge(self) -> None:
+        """Nobody waits in this thread; others of the code look now and then."""
 
     @property
     def idle_ns(self) -> int:

@@ -17,6 +17,7 @@ import attrs
 from ledger_core import chain, codec, secret
 from ledger_core.errors import (
     ApprovalDenied,
+    BadInput,
     BudgetExceeded,
     EffectFailed,
     PermissionDenied,
@@ -30,6 +31,7 @@ from ledger_core.governance.policy import InForce
 from ledger_core.governance.prices import NO_PRICES, Prices
 from ledger_core.governance.sandbox import Sandboxes, ToolRaised
 from ledger_core.governance.tool import ToolSpec
+from ledger_core.run import decide
 from ledger_core.run.divergence import Divergence
 from ledger_core.run.journal import Entry, Intent, Standing
 from ledger_core.run.state import RunState
@@ -180,6 +182,8 @@ class Effects:
             raise StepStopped("The step has ended or was stopped: its context can no longer be used.")
 
     def _intent(self, place: Place, kind: str, name: str, document: Any) -> Intent:
+        if secret.VAULT.armed and secret.VAULT.holds(name.encode()):
+            raise BadInput(f"The name of a {kind} holds a secret.", hint="Names are kept in clear: leave secrets out.")
         tag = self._tag(codec.canonical_trusted([kind, name, document]))
         path = self.driver.journal.placed(place[0], kind, name)
         return Intent(path=path, kind=kind, name=name, request=tag, document=document, line=place[1])
@@ -255,6 +259,8 @@ class Effects:
         assert self._recorder is not None
         try:
             await self.driver.commit(self._recorder, bodies, begins=begins, first=first, family=family)
+        except decide.Settled:
+            raise
         except Exception as error:  # fenced, cancelled, no room, unknown: the code may not go on, and learns nothing
             raise self._stopped(error) from error
 
@@ -262,7 +268,12 @@ class Effects:
         """Record an outcome, the last of `bodies`, and wait until it is the code's turn to have it."""
         turn = self.driver.drafted()
         if durable:
-            await self._append(lambda *_: bodies)
+            try:
+                await self._append(lambda *_: bodies)
+            except decide.Settled:
+                await self.driver.deliver(turn)
+                raise
+            self.driver.nudge()  # what it held is there for those that wait
         else:
             for body in bodies:
                 self._ride(body)
@@ -281,7 +292,7 @@ class Effects:
 def normalised(error: BaseException) -> tuple[str, str]:
     """An error as a type name and a message, without secrets: what replays, unlike objects and stack traces."""
     if isinstance(error, (EffectFailed, ToolRaised)):
-        return error.error_type, secret.VAULT.clean_text(error.message)
+        return secret.VAULT.clean_text(error.error_type), secret.VAULT.clean_text(error.message)
     try:
         text = str(error)
     except Exception as worse:  # an error's own __str__ is the user's code

@@ -137,7 +137,7 @@ class Execution:
 
     def _root(self) -> Scope:
         """The agent's own scope; a later step's has the step's number in it, so that no path of a run is used twice."""
-        return Scope("" if self.step_number <= 1 else f"step.{self.step_number}/")
+        return Scope("" if self.step_number <= 1 else f"#{self.step_number}/")
 
     @property
     def worked_ns(self) -> int:

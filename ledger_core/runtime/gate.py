@@ -15,8 +15,9 @@ from typing import Any, Final, get_args
 
 import attrs
 
-from ledger_core import chain
+from ledger_core import chain, codec
 from ledger_core.clock import NS
+from ledger_core.errors import InDoubt
 from ledger_core.events import Body
 from ledger_core.events.govern import (
     EffectHeld,
@@ -47,7 +48,7 @@ _BY_RISK: Final[dict[str, Decision]] = {
 }
 """What is decided where no policy was given: of nothing but the risk."""
 _FIRST_PAUSE: Final = 0.05
-_LONGEST_PAUSE: Final = 30.0
+_LONGEST_PAUSE: Final = 10.0
 
 
 @attrs.frozen(kw_only=True)
@@ -125,7 +126,8 @@ class Gate(Effects):
         for hook in policy.hooks:
             name = policy.name_of(hook)
             try:
-                answer = await self.driver.call(hook, asked, timeout=ENGINE_TIMEOUT)
+                copy = attrs.evolve(asked, arguments=codec.roundtrip(asked.arguments))
+                answer = await self.driver.call(hook, copy, timeout=ENGINE_TIMEOUT)
                 decisions.append(policy.of_hook(answer, name))
             except Exception as error:  # an engine that fails, or is too slow, denies
                 decisions.append(policy.failed(_as_timeout(error), name))
@@ -198,8 +200,20 @@ class Gate(Effects):
         before: list[Body] | None = None,
         where: Mapping[str, str] | None = None,
     ) -> None:
-        """End an effect that has not begun, durably."""
+        """End an effect that has not begun, durably; one that may have happened, and may not go again, is in doubt."""
         intent = entry.intent
+        row = self._state.ledger.get(intent.path)
+        if row is not None and row.resend:
+            settle = f"agentledger ledger settle {self._state.run}:{intent.path} --as succeeded|no-effect"
+            raise self._stopped(
+                InDoubt(
+                    f"Whether {intent.name} at effect {intent.path} happened is not known, and it is not sent again: "
+                    f"{message}",
+                    hint=f"Find out, and say what happened: {settle}.",
+                    path=intent.path,
+                    tool=intent.name,
+                )
+            )
         refused = EffectRefused(
             path=intent.path,
             effect="model" if intent.kind == "model" else "tool",
@@ -217,9 +231,10 @@ class Gate(Effects):
     async def _hold(self, entry: Entry, why: Any, of: str) -> None:
         """Wait a little, and twice that the next time; what is longer than a moment is recorded, and holds nobody."""
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(entry.held, 20))
-        wake_ns = self._now_ns() + int(pause * NS)
+        now = self._now_ns()
+        wake_ns = now + int(pause * NS)
         intent = entry.intent
-        if entry.held == 0 or pause * NS > HOLD_NS:
+        if entry.held == 0 or (pause * NS > HOLD_NS and now >= (entry.wake_ns or 0)):
             kind: Any = "model" if intent.kind == "model" else "tool"
             self._ride(
                 EffectHeld(
@@ -233,12 +248,15 @@ class Gate(Effects):
                 )
             )
             self._flush()
-        entry.held += 1
+            entry.wake_ns = wake_ns
         self._at_gate.add(intent.path)
         try:
-            await self._until(intent.path, wake_ns)
+            await self.driver.park(intent.path, wake_ns)
         finally:
             self._at_gate.discard(intent.path)
+        late = self._now_ns() >= wake_ns  # not woken by what came free
+        entry.held += late or entry.held == 0
+        entry.wake_ns = None if late else entry.wake_ns
 
     def _left_at_gate(self, intent: Intent) -> None:
         """The code stopped waiting: what is at the gate stays there."""

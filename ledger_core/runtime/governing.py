@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 
 from ledger_core import chain, codec, secret
-from ledger_core.errors import BadInput, NotFound, Refused
+from ledger_core.errors import BadInput, LedgerError, NotFound, Refused
 from ledger_core.events import Body, Missing
 from ledger_core.events.effect import SettledAs, ToolCallRequested
 from ledger_core.governance.calling import Function
@@ -32,7 +32,8 @@ from ledger_core.run.rows import ToolEntry
 from ledger_core.run.state import RunState
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.claims import Desk
-from ledger_core.runtime.folds import Runs, account_at, stream_of
+from ledger_core.runtime.effect import normalised
+from ledger_core.runtime.folds import Fold, Runs, account_at, stream_of
 from ledger_core.runtime.recorded import RunRecord
 
 _SUFFIXES: Final = (".yaml", ".yml", ".toml", ".json")
@@ -101,8 +102,8 @@ class Governing:
         """
         account = account_name(run=run, session=session, agent=agent)
         limits = (budget_of(bounds) or Budget()).limits
-        if run is not None and self.log.stream_head(stream_of(run)) is None:
-            raise NotFound(f"There is no run {run!r}.", hint="`agentledger runs` lists them.")
+        if run is not None:
+            self._check_root(run)
         words = secret.VAULT.clean_text(reason)
 
         def decision(view: View) -> Iterator[Draft]:
@@ -114,6 +115,17 @@ class Governing:
         found = account_at(self.log, account)
         assert found is not None
         return found
+
+    def _check_root(self, run: str) -> None:
+        """Raise unless a run is there and nobody's child."""
+        fold = Fold()
+        if not fold.catch_up(self.log, stream_of(run)):
+            raise NotFound(f"There is no run {run!r}.", hint="`agentledger runs` lists them.")
+        if fold.state.root != run:
+            raise BadInput(
+                f"Run {run} is a child: it draws on the budget of {fold.state.root}.",
+                hint=f"Bound that: agentledger budget set --run {fold.state.root}.",
+            )
 
     def budgets(self) -> list[Account]:
         """All budgets, as they stand."""
@@ -131,7 +143,7 @@ class Governing:
         run, _, path = name.rpartition(":")
         if run and self.log.stream_head(stream_of(run)) is not None:
             return CallRef(run=run, path=path)
-        if name.isascii() and name.isdigit():
+        if name.isascii() and name.isdigit() and len(name) < 19:
             event = self.log.event(int(name), contents=False)
             if isinstance(event.body, ToolCallRequested):
                 return CallRef(run=event.stream.removeprefix("run/"), path=event.body.path)
@@ -161,8 +173,10 @@ class Governing:
         """
         if outcome not in ("succeeded", "no_effect", "compensated"):
             raise BadInput(f"A call cannot be settled as {outcome!r:.50}.")
-        if not because.strip():
+        if not _text(because, "reason").strip():
             raise BadInput("A call is settled for a reason.", hint='Write --because "the ticket is there: #4711".')
+        if usd is not None and (type(usd) not in (int, float) or not 0 <= usd < 1e9):
+            raise BadInput(f"A call cannot have cost {usd!r:.50} dollars.", hint="It is a number from 0 up.")
         call, plain = self.call(name), secret.plain(result)
         words = secret.VAULT.clean_text(f"{by}: {because}" if by else because)
         spent = {"calls": 1, "tool_calls": 1} | ({"usd_nano": round(usd * budget.USD)} if usd else {})
@@ -174,11 +188,13 @@ class Governing:
         self._on_run(call.run, bodies)
         return call
 
-    def compensate(self, name: str, tools: Iterable[ToolSpec | Function], *, because: str, by: str = "") -> CallRef:
+    def compensate(
+        self, name: str, tools: Iterable[ToolSpec | Function], *, because: str, by: str = "", again: bool = False
+    ) -> CallRef:
         """Undo a call that succeeded with its tool's `compensate` hook. Raises `NotFound`, `BadInput`, `Refused`.
 
         The intent to undo is durable before the hook is called; if this process dies meanwhile, the ledger says that
-        it was begun, and calling this again calls the hook again, with the same idempotency key.
+        it was begun; with `again`, the hook is called again, with the same idempotency key.
         """
         call = self.call(name)
         record = RunRecord.read(self.log, call.run)
@@ -193,22 +209,35 @@ class Governing:
                 f"Tool {row.tool} has no compensate hook here.",
                 hint="Undo it by hand, and say so: agentledger ledger settle CALL --as compensated.",
             )
-        words, hook = secret.VAULT.clean_text(because), spec.compensate
-        self._on_run(call.run, lambda state: answer.start_compensation(state, call.path, by=by, reason=words))
-        arguments, result = self._said(call, record.state, row)
+        words, hook = secret.VAULT.clean_text(_text(because, "reason")), spec.compensate
+        arguments, result = self._said(call, row)
         positional, keywords = spec.bind(hook, arguments, idempotency_key(record.state, row), result=result)
-        _call(lambda: hook(*positional, **keywords))
+        self._on_run(
+            call.run, lambda state: answer.start_compensation(state, call.path, by=by, reason=words, again=again)
+        )
+        try:
+            _call(lambda: hook(*positional, **keywords))
+        except Exception as error:  # the user's hook: its words may hold what nobody is to see
+            kind, message = normalised(error)
+            raise LedgerError(
+                f"The compensate hook of {row.tool} failed: {kind}: {message}",
+                hint=f"See whether it was undone; then settle {name} as compensated, or undo it again (again=True).",
+            ) from None
         self.settle(f"{call.run}:{call.path}", "compensated", because=because, by=by)
         return call
 
-    def _said(self, call: CallRef, state: RunState, row: ToolEntry) -> tuple[dict[str, Any], Any]:
-        """The arguments and the result of a call that succeeded."""
-        del state
+    def _said(self, call: CallRef, row: ToolEntry) -> tuple[dict[str, Any], Any]:
+        """The arguments and the result of a call that succeeded; raises `Refused` where they cannot be had."""
         asked: Any = self.log.event(row.seq).body
         done: Any = None if row.done is None else self.log.event(row.done).body
         result = getattr(done, "result", None)
         if isinstance(asked.arguments, Missing) or isinstance(result, Missing):
             raise Refused(f"What run {call.run} said was forgotten: the hook cannot be told what to undo.")
+        if secret.hides([asked.arguments, result]):
+            raise Refused(
+                f"The call at effect {call.path} of run {call.run} was made with a secret, which is not kept.",
+                hint="Undo it by hand, and say so: agentledger ledger settle CALL --as compensated.",
+            )
         return dict(asked.arguments), codec.roundtrip(result)
 
     def _on_run(self, run_id: str, bodies: Callable[[RunState], list[Body]]) -> None:
@@ -287,6 +316,12 @@ def beside(root: Path | None, name: str) -> str | None:
         names = ", ".join(place.name for place in found)
         raise BadInput(f"There are {len(found)} files that could be the {name}: {names}.", hint="Keep one of them.")
     return str(found[0]) if found else None
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise BadInput(f"A {what} is a text, not {type(value).__name__}.")
+    return value
 
 
 def _call(function: Callable[[], Any]) -> None:

@@ -72,6 +72,7 @@ class AsyncDriver:
         self._recorder: Recorder | None = None
         self._parked: dict[str, tuple[asyncio.Future[None], int | None]] = {}
         self._parked_since = 0.0
+        self._carrier: asyncio.Task[Any] | None = None
         self._idle_ns = 0
         self._idle_since: int | None = None
         self._context = scope.outer_context()
@@ -122,6 +123,10 @@ class AsyncDriver:
     def watch(self, recorder: Recorder) -> None:
         """Whose news to hear while effects wait."""
         self._recorder = recorder
+
+    def nudge(self) -> None:
+        for waiter, _ in list(self._parked.values()):
+            _answer(waiter)
 
     @property
     def idle_ns(self) -> int:
@@ -224,8 +229,11 @@ class AsyncDriver:
         except StepStopped:
             await self._loop.create_future()  # until the code is torn down
             raise
-        except asyncio.CancelledError:
-            if not self.closed and not task.cancelled():
+        except asyncio.CancelledError:  # by the code; where the whole loop ends, it has given up nothing
+            ends = (
+                self._carrier is not None and self._carrier.cancelling() > 0
+            )  # the loop ends: the code gave up nothing
+            if not ends and not self.closed and not task.cancelled():
                 abandoned()
                 self._pump_soon()
             raise
@@ -248,6 +256,7 @@ class AsyncDriver:
 
     async def carry(self, main: Coroutine[Any, Any, T], root: Scope) -> T:
         """Run the agent's own coroutine to its end; raises `StepStopped` once it was stopped and torn down."""
+        self._carrier = asyncio.current_task()
         with scope.outside():
             task = self._loop.create_task(_inside(root, main))
         self._tasks.add(task)
@@ -329,7 +338,12 @@ class AsyncDriver:
             return
         if self._rests():
             self._quiet = self._passes = 0
-            if not self._release():
+            try:
+                released = self._release()
+            except Exception as error:  # nobody would hear of it, and the code would wait for ever
+                self.stop(error)
+                released = False
+            if not released:
                 self._pumping = False
                 return
         self._loop.call_soon(self._pump, context=self._context)

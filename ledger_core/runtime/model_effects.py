@@ -17,7 +17,7 @@ from ledger_core.errors import BadInput, ModelFailed, RetryableAgentError, Unava
 from ledger_core.events import Body
 from ledger_core.events.effect import ModelCallCompleted, ModelCallFailed, ModelCallRequested, ToolCallsProposed
 from ledger_core.failpoints import reach
-from ledger_core.governance.prices import Usage, usage_of
+from ledger_core.governance.prices import Usage, usage_of, usage_of_chunks
 from ledger_core.governance.proposals import proposed
 from ledger_core.ids import check_name
 from ledger_core.run.journal import Entry, Intent, Standing
@@ -168,7 +168,7 @@ class ModelEffects(Departure):
             category=category,
             error_type="TimeoutError" if late else kind,
             retry_ns=retry_ns,
-            spent=self._model_wasted(entry, category),
+            spent=self._model_wasted(entry, category, partial),
             message=message,
             partial=partial or None,
         )
@@ -201,10 +201,13 @@ class ModelEffects(Departure):
         charged = {name: bounds[name] if value is None else value for name, value in said.items()}
         return {**CALL, **{name: value for name, value in charged.items() if value}}
 
-    def _model_wasted(self, entry: Entry, category: str) -> dict[str, int] | None:
+    def _model_wasted(self, entry: Entry, category: str, partial: list[Any] | None = None) -> dict[str, int] | None:
         """What a call without an answer is charged: nothing if it never came to it, its bounds if it may be billed."""
-        if category == "outage" or entry.intent.path not in self._state.reservations:
+        if (category == "outage" and not partial) or entry.intent.path not in self._state.reservations:
             return None
+        if partial:
+            usage = usage_of_chunks(partial)
+            return self._model_spent(entry, usage, self._around.prices.cost(entry.intent.name, usage))
         bounds = self._around.prices.bounds(entry.intent.document) if category == "timeout" else {}
         return {**CALL, **{name: value for name, value in bounds.items() if value}}
 

@@ -45,6 +45,8 @@ class Recorder:
         self._folds = folds or Folds()
         self._mutex = Lock()
         self._riders: list[Body] = []
+        self._held: list[tuple[str, Body]] = []
+        """What is recorded only if something else is: chunks of streams, by the stream."""
         self._oldest_ns = 0
 
     @property
@@ -62,9 +64,23 @@ class Recorder:
 
     def ride(self, body: Body) -> None:
         """Have a body go with the step's next durable append."""
+        self._take_held()
         if not self._riders:
             self._oldest_ns = self._log.clock.monotonic_ns()
         self._riders.append(body)
+
+    def hold(self, of: str, body: Body) -> None:
+        """Have a body go in front of the next one of the run, whichever that is."""
+        self._held.append((of, body))
+
+    def let_go(self, of: str) -> None:
+        """What is held of a stream need not be recorded: the next body holds it all."""
+        self._held = [one for one in self._held if one[0] != of]
+
+    def _take_held(self) -> None:
+        if self._held:
+            self._riders += [body for _, body in self._held]
+            self._held = []
 
     @property
     def riders(self) -> int:
@@ -73,7 +89,7 @@ class Recorder:
 
     def drop(self) -> None:
         """Let go of what rides: the code that drafted it has diverged."""
-        self._riders = []
+        self._riders, self._held = [], []
 
     def look(self, *, begins: bool = False) -> bool:
         """Read what others have appended to the run; whether there was anything.
@@ -120,6 +136,7 @@ class Recorder:
     def _prepare(
         self, bodies: Bodies, begins: bool, first: First | None, family: Family | None
     ) -> tuple[Decision, list[Body]]:
+        self._take_held()
         riders, self._riders = self._riders, []
 
         def decision(view: View) -> Iterator[Draft | Later]:

@@ -66,6 +66,7 @@ class Runtime(Steering, Sessions, Governing):
         """A call of the user's outlived its run: the sign of life stays until the process ends."""
         self._under_way: set[tuple[str, str, int]] = set()
         self._adopted: set[bytes] = set()
+        self._known_sessions = {}
         self._workers = None if log.root is None else log.root / WORKERS
 
     @classmethod

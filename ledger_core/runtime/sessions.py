@@ -41,6 +41,8 @@ class Sessions:
     """The sessions of one ledger."""
 
     log: Log
+    _known_sessions: dict[str, tuple[int, Session]]
+    """Sessions as far as they were read, and how many events that was."""
 
     def session(
         self,
@@ -93,7 +95,17 @@ class Sessions:
 
     def session_variables(self, session_id: str) -> dict[str, Any] | None:
         """The variables that a new run of the session begins with; None without any."""
-        return fold_session(self.log.stream(stream_of_session(session_id))).variables or None
+        known = self._known_sessions.get(session_id)
+        head = self.log.stream_head(stream_of_session(session_id))
+        if head is None:
+            return None
+        if known is None or known[0] > head.stream_seq:
+            known = (0, Session(session_id=""))
+        if known[0] < head.stream_seq:  # what was read stays so: a new run does not read all runs of the session again
+            events = list(self.log.stream(stream_of_session(session_id), known[0]))
+            known = (known[0] + len(events), fold_session(events, known[1]))
+            self._known_sessions[session_id] = known
+        return known[1].variables or None
 
 
 def stream_of_session(session_id: str) -> str:
@@ -101,9 +113,10 @@ def stream_of_session(session_id: str) -> str:
     return f"session/{session_id}"
 
 
-def fold_session(events: Iterable[Any]) -> Session:
-    """The session that events make; one without an id if there are none."""
-    session, runs = Session(session_id=""), []
+def fold_session(events: Iterable[Any], before: Session | None = None) -> Session:
+    """The session that events make, on top of `before`; one without an id if there are none."""
+    session = before or Session(session_id="")
+    runs = list(session.runs)
     for event in events:
         body = event.body
         if isinstance(body, SessionCreated):

@@ -1,9 +1,10 @@
 """Answers of models that come in chunks: given to the code as they come, and kept whole.
 
-Rules: a stream is one effect. Its intent is durable before the first chunk, its outcome, with all chunks, when it has
-ended, or was closed: until then the part of the code that reads it may begin no other effect, so that nothing that is
-recorded stands on chunks that are not. Replayed, the same chunks come from the record. A stream that broke off after
-its first chunk has failed: another answer would be another call. This file does not know providers.
+Rules: a stream is one effect: its intent is durable before the first chunk, its outcome, with all chunks, when it has
+ended, was closed, or was left. What the code does with a chunk may be recorded before that: then the chunk is recorded
+in front of it, and so comes back in its order. Replayed, chunks come from their own records, the rest from the answer.
+A stream that broke off, or was lost, after its first chunk has failed: another answer would be another call. This file
+does not know providers.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any, Final
 from ledger_core import codec, secret
 from ledger_core.errors import ModelFailed
 from ledger_core.events import Missing
+from ledger_core.events.effect import ModelChunkReceived
 from ledger_core.failpoints import reach
-from ledger_core.governance.prices import Usage, usage_of
+from ledger_core.governance.prices import usage_of_chunks
 from ledger_core.governance.proposals import proposed_in_chunks
 from ledger_core.run.journal import Entry, Intent, Standing
 from ledger_core.run.retry import DEFAULT
+from ledger_core.runtime.doubt import unless_cancelled
 from ledger_core.runtime.driver import run_blocking
 from ledger_core.runtime.effect import Place, replayed
 from ledger_core.runtime.model_effects import ModelEffects, model_request
@@ -33,7 +36,8 @@ class StreamEffects(ModelEffects):
     def open_stream(self, place: Place, request: Mapping[str, Any], timeout: float | None) -> ChunkSource:
         """A model's answer in chunks; raises `BadInput` before anything was recorded."""
         self._check_open()
-        raw, document = model_request({**request, "stream": True})
+        streamed = {**request, "stream": True} if isinstance(request, Mapping) else request
+        raw, document = model_request(streamed)
         intent = self._intent(place, "model", document["model"], document)
         return ChunkSource(self, intent, self._compared(intent), raw, timeout)
 
@@ -45,49 +49,77 @@ class ChunkSource:
         self, effects: StreamEffects, intent: Intent, entry: Entry | None, raw: Any, timeout: float | None
     ) -> None:
         self.open = True
-        """Whether there may be more: until it has ended, was closed, or failed."""
+        """Whether there may be more: until it has ended, was closed, left, or failed."""
         self._effects = effects
         self._intent = intent
-        self._entry = entry
+        self._found = entry
         self._raw = raw
         self._timeout = timeout
-        self._begun = False
+        self._entry: Entry | None = None
+        """The stream's own, since it was its turn."""
         self._given: list[Any] = []
-        self._recorded: Iterator[Any] | None = None
         self._next: Callable[[], Any] | None = None
+        self._over = False
+        self._left = False
 
     async def next(self) -> Any:
         """The next chunk, or the end (`_END`); raises `ModelFailed`."""
-        effects = self._effects
-        return await effects.driver.effect(self._pull(), lambda: effects._left_at_gate(self._intent))
+        return await self._effects.driver.effect(self._pull(), self.leave)
 
     async def close(self) -> None:
         """Read no further: what has come is kept."""
-        if self.open and self._begun and self._recorded is None and self._entry is not None:
-            effects = self._effects
-            await effects.driver.effect(self._ended(self._entry), lambda: effects._abandoned(self._intent))
+        begun = self._entry is not None or self._given
+        if self.open and begun:
+            self.open = False
+            await self._effects.driver.effect(self._closed(), lambda: self._effects._abandoned(self._intent))
         self.open = False
 
-    async def _pull(self) -> Any:
-        if not self._begun:
-            self._begun = True
-            self._entry = await self._effects._turn(self._intent, self._entry)
-            if self._entry is not None and self._entry.final:
-                self._recorded = iter(_chunks(self._entry))
-        if self._recorded is not None:
-            return self._replayed()
-        self._entry = self._entry or Entry(intent=self._intent, seq=0, attempt=0)
-        self._entry.intent = self._intent
-        return await self._live(self._entry)
+    def leave(self) -> None:
+        """The code stopped waiting, or let the stream go: it gets no more of it."""
+        if self.open and not self._left and (self._entry is not None or self._given):
+            self._left, self.open = True, False
+            self._effects._left_at_gate(self._intent)
 
-    def _replayed(self) -> Any:
-        assert self._recorded is not None
-        assert self._entry is not None
-        chunk = next(self._recorded, _END)
-        if chunk is _END:
-            self.open = False
-            replayed(self._entry, ModelFailed)
-        return codec.roundtrip(chunk) if chunk is not _END else _END
+    async def _pull(self) -> Any:
+        chunk = await self._chunk()
+        if self._left and self._entry is not None and not self._entry.final:
+            await self._ended(self._entry)
+        return chunk
+
+    async def _chunk(self) -> Any:
+        if (known := await self._recorded_chunk()) is not _END:
+            return known
+        entry = await self._own_turn()
+        if entry.final:
+            return self._replayed(entry)
+        return await self._live(entry)
+
+    async def _recorded_chunk(self) -> Any:
+        """The next chunk, if it has a record of its own."""
+        effects, path = self._effects, f"{self._intent.path}@{len(self._given) + 1}"
+        if not effects.driver.journal.knows(path):
+            return _END
+        intent = Intent(path=path, kind="chunk", name=self._intent.path, request=b"")
+        entry = await effects._turn(intent, effects._compared(intent))
+        assert entry is not None
+        self._given.append(entry.value)
+        return codec.roundtrip(entry.value)
+
+    async def _own_turn(self) -> Entry:
+        if self._entry is None:
+            found = await self._effects._turn(self._intent, self._found)
+            self._entry = found or Entry(intent=self._intent, seq=0, attempt=0)
+            self._entry.intent = self._intent
+        return self._entry
+
+    def _replayed(self, entry: Entry) -> Any:
+        chunks = _chunks(entry)
+        if len(self._given) < len(chunks):
+            self._given.append(chunks[len(self._given)])
+            return codec.roundtrip(self._given[-1])
+        self.open = False
+        replayed(entry, ModelFailed)
+        return _END
 
     async def _live(self, entry: Entry) -> Any:
         effects = self._effects
@@ -95,6 +127,9 @@ class ChunkSource:
             if entry.wake_ns is not None:
                 await effects._until(self._intent.path, entry.wake_ns)
                 entry.wake_ns = None
+            if self._next is None and self._given:  # its worker was lost, and the code has seen the beginning
+                await effects._unanswered(entry, ConnectionError("the stream was lost"), DEFAULT, self._given)
+                continue
             if self._next is None and not await self._begin(entry):
                 continue
             assert self._next is not None
@@ -102,18 +137,31 @@ class ChunkSource:
                 chunk = await effects.driver.call(self._next, timeout=self._timeout)
                 chunk = _END if chunk is _END else secret.plain(chunk)
             except (Exception, asyncio.CancelledError) as error:  # whatever it is, it is the model's outcome
+                unless_cancelled(error)
                 self._next = None
+                self._let_go()
                 await effects._unanswered(entry, error, DEFAULT, self._given)
                 continue
-            if chunk is _END:
+            if chunk is _END or self._over:
                 reach("effect-after")
                 await self._ended(entry)
                 return _END
-            self._given.append(chunk)
-            return codec.roundtrip(chunk)
+            return await self._give(chunk)
         self.open = False
         replayed(entry, ModelFailed)
         return _END
+
+    async def _give(self, chunk: Any) -> Any:
+        """Give a chunk in the order in which outcomes are drafted; recorded if anything else is, before the end."""
+        effects, turn = self._effects, self._effects.driver.drafted()
+        self._given.append(chunk)
+        if not self._left:
+            assert effects._recorder is not None
+            path = self._intent.path
+            received = ModelChunkReceived(path=f"{path}@{len(self._given)}", of=path, chunk=chunk)
+            effects._recorder.hold(path, received)
+        await effects.driver.deliver(turn)
+        return codec.roundtrip(chunk)
 
     async def _begin(self, entry: Entry) -> bool:
         """Ask for the stream; False if it did not come to that, or not yet."""
@@ -125,24 +173,39 @@ class ChunkSource:
             given = await effects.driver.call(provider, codec.roundtrip(self._raw), timeout=self._timeout)
             self._next = _puller(given)
         except (Exception, asyncio.CancelledError) as error:  # whatever it is, it is the model's outcome
+            unless_cancelled(error)
             await effects._unanswered(entry, error, DEFAULT, self._given)
             return False
         return True
 
+    async def _closed(self) -> None:
+        entry = await self._own_turn()
+        if not entry.final:
+            await self._ended(entry)
+
     async def _ended(self, entry: Entry) -> None:
+        """Record the answer, once, with all that came of it."""
         self.open = False
-        entry_chunks = list(self._given)
-        calls = proposed_in_chunks(entry_chunks)
-        await self._effects._answered(entry, entry_chunks, _usage(entry_chunks), calls, streamed=True)
+        if self._over or entry.final:
+            return
+        self._over = True
+        if not self._left:
+            self._let_go()
+        chunks = list(self._given)
+        await self._effects._answered(entry, chunks, usage_of_chunks(chunks), proposed_in_chunks(chunks), streamed=True)
         entry.standing = Standing.DONE
+
+    def _let_go(self) -> None:
+        """What follows holds all chunks: those without a record need none."""
+        assert self._effects._recorder is not None
+        self._effects._recorder.let_go(self._intent.path)
 
 
 class ModelStream:
     """Chunks for async code: `async for chunk in ctx.stream_model(…)`; left early with `aclose`, or `async with`."""
 
-    def __init__(self, source: ChunkSource, left: Callable[[], None]) -> None:
+    def __init__(self, source: ChunkSource) -> None:
         self._source = source
-        self._left = left
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -150,11 +213,7 @@ class ModelStream:
     async def __anext__(self) -> Any:
         if not self._source.open:
             raise StopAsyncIteration
-        try:
-            chunk = await self._source.next()
-        finally:
-            if not self._source.open:
-                self._left()
+        chunk = await self._source.next()
         if chunk is _END:
             raise StopAsyncIteration
         return chunk
@@ -162,7 +221,6 @@ class ModelStream:
     async def aclose(self) -> None:
         """Read no further; what has come is kept."""
         await self._source.close()
-        self._left()
 
     async def __aenter__(self) -> ModelStream:
         return self
@@ -174,9 +232,8 @@ class ModelStream:
 class SyncModelStream:
     """Chunks for sync code: `for chunk in ctx.stream_model(…)`; left early with `close`, or `with`."""
 
-    def __init__(self, source: ChunkSource, left: Callable[[], None]) -> None:
+    def __init__(self, source: ChunkSource) -> None:
         self._source = source
-        self._left = left
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -184,11 +241,7 @@ class SyncModelStream:
     def __next__(self) -> Any:
         if not self._source.open:
             raise StopIteration
-        try:
-            chunk = run_blocking(self._source.next())
-        finally:
-            if not self._source.open:
-                self._left()
+        chunk = run_blocking(self._source.next())
         if chunk is _END:
             raise StopIteration
         return chunk
@@ -196,7 +249,6 @@ class SyncModelStream:
     def close(self) -> None:
         """Read no further; what has come is kept."""
         run_blocking(self._source.close())
-        self._left()
 
     def __enter__(self) -> SyncModelStream:
         return self
@@ -229,19 +281,6 @@ def _chunks(entry: Entry) -> list[Any]:
     if isinstance(found, Missing):
         return []
     return found if isinstance(found, list) else [] if found is None else [found]
-
-
-def _usage(chunks: list[Any]) -> Usage:
-    """What chunks say that the answer took: the last word on each count."""
-    found: dict[str, int] = {}
-    for chunk in chunks:
-        if isinstance(chunk, dict):
-            for said in (chunk, chunk.get("message"), chunk.get("response")):
-                usage = usage_of(said)
-                for name in ("input_tokens", "output_tokens", "cached_tokens", "usd_nano"):
-                    if (value := getattr(usage, name)) is not None:
-                        found[name] = value
-    return Usage(**found)
 
 
 __all__ = ["ChunkSource", "ModelStream", "StreamEffects", "SyncModelStream"]

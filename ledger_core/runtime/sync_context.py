@@ -39,10 +39,10 @@ class SyncContext(Context):
         """Ask a model, and read its answer in chunks: `for chunk in ctx.stream_model({…})`.
 
         The provider returns an iterator, sync or async. The answer is kept whole when it has ended, or was left
-        (`with`, `close`); until then nothing else may begin here. `timeout` is in seconds for one chunk.
+        (`with`, `close`). `timeout` is in seconds for one chunk.
         Raises `ModelFailed`, `BadInput`, `BudgetExceeded`.
         """
-        return SyncModelStream(*self._stream(request, timeout))
+        return SyncModelStream(self._stream(request, timeout))
 
     def sleep(self, seconds: float) -> None:
         """Sleep for milliseconds or months: nobody is held, and a restart does not begin it again."""

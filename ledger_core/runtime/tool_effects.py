@@ -76,14 +76,21 @@ class ToolEffects(Doubt):
                 await self._attempt(spec, entry, passed, raw)
         return replayed(entry, ToolFailed)
 
-    async def begin_tool(self, spec: ToolSpec, intent: Intent) -> None:
-        """Record that a tool is about to be called elsewhere; raises `PermissionDenied`, `BudgetExceeded`."""
+    async def begin_tool(self, spec: ToolSpec, intent: Intent) -> Any:
+        """Record that a tool is about to be called elsewhere; raises `PermissionDenied`, `BudgetExceeded`.
+
+        None if it is to be called; a value if it was, under the same logical key: that of the call that was made.
+        """
         entry = Entry(intent=intent, seq=0, attempt=0, no_effect=True)
         while not entry.final:
             passed = await self._pass(spec, entry)
-            if passed is not None and await self._request(spec, entry, passed, durable=True):
-                return
-        replayed(entry, ToolFailed)
+            if passed is not None and passed.plan is not None:
+                await self._refuse(
+                    entry, "sandbox", "SandboxUnavailable", "What is made elsewhere is in no sandbox here."
+                )
+            elif passed is not None and await self._request(spec, entry, passed, durable=True):
+                return None
+        return replayed(entry, ToolFailed)
 
     def result_body(self, entry: Entry, result: Any) -> ToolCallCompleted:
         """What the log says of a call that was made elsewhere."""
@@ -135,10 +142,9 @@ class ToolEffects(Doubt):
         self._around.under_way.discard(call)
         spent = self._spent(entry, price(spec, result))
         completed = ToolCallCompleted(path=intent.path, attempt=entry.attempt, spent=spent, result=result)
-        await self._said(
-            spec, entry, self._kept(entry, passed, outcome), completed, durable=writes or self._pays(entry)
-        )
-        entry.standing, entry.value = Standing.DONE, codec.roundtrip(result)
+        kept, durable = self._kept(entry, passed, outcome), writes or self._pays(entry)
+        if await self._said(spec, entry, kept, completed, durable=durable):
+            entry.standing, entry.value = Standing.DONE, codec.roundtrip(result)
 
     async def _inside(
         self, plan: Plan, spec: ToolSpec, positional: Sequence[Any], keywords: Mapping[str, Any]
@@ -227,7 +233,7 @@ class ToolEffects(Doubt):
             error_type=kind,
             in_doubt=doubt,
             retry_ns=retry_ns,
-            spent=None if doubt else self._spent(entry, _wasted(spec, category)),
+            spent=None if doubt else self._spent(entry, wasted(spec, category)),
             message=message,
         )
         entry.value, entry.error_type, entry.told, entry.wake_ns = message, kind, True, retry_ns
@@ -238,8 +244,8 @@ class ToolEffects(Doubt):
             for body in (*kept, failed):
                 self._ride(body)
         elif retry_ns is None:
-            await self._said(spec, entry, kept, failed, durable=writes or pays)
-            entry.standing = Standing.FAILED
+            if await self._said(spec, entry, kept, failed, durable=writes or pays):
+                entry.standing = Standing.FAILED
         else:
             entry.standing, entry.no_effect = Standing.OPEN, True
             if writes or pays:
@@ -290,7 +296,7 @@ def _wanted(spec: ToolSpec) -> Wanted:
     return {"calls": 1, "tool_calls": 1, "usd_nano": None if callable(usd) else round(usd * USD)}
 
 
-def _wasted(spec: ToolSpec, category: str) -> dict[str, int]:
+def wasted(spec: ToolSpec, category: str) -> dict[str, int]:
     """What an attempt is charged that failed: nothing where nothing happened, else what it can have cost."""
     if category in ("outage", "no_effect", "sandbox"):
         return {}

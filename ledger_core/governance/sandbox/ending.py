@@ -15,6 +15,7 @@ import attrs
 
 from ledger_core.errors import BadInput, Damaged, NoEffect, Unavailable
 from ledger_core.governance.sandbox.reply import Raised, Reply
+from ledger_core.secret import VAULT
 
 Reason = Literal["time", "memory", "processes", "output", "killed", "startup"]
 MOST_STDERR: Final = 16 << 10
@@ -151,7 +152,7 @@ def ending_of(seen: Seen, reply: Reply, output: int) -> Ending:
         signal=seen.signal,
         seconds=seen.seconds,
         memory_peak=seen.memory_peak,
-        stderr=seen.printed[-MOST_STDERR:].decode("utf-8", "replace"),
+        stderr=VAULT.clean_text(seen.printed.decode("utf-8", "replace"))[-MOST_STDERR:],
     )
     stopped = reason is not None
     return Ending(outcome=outcome, because=because, value=value, raised=None if stopped else raised)
@@ -176,5 +177,5 @@ def _by_its_reply(seen: Seen, reply: Reply, output: int) -> tuple[Reason | None,
 
 def _said(seen: Seen) -> str:
     """The last line that it printed, as a part of a sentence."""
-    lines = seen.printed[-2000:].decode("utf-8", "replace").strip().splitlines()
+    lines = VAULT.clean_text(seen.printed.decode("utf-8", "replace")).strip().splitlines()
     return f", having said: {lines[-1][:300]}" if lines else ""

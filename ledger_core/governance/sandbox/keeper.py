@@ -8,7 +8,7 @@ however that left its session; it ends when the tool's process ends, when `LIFE`
 the tool cannot end it, and is ended at one stroke. It imports no more than it must.
 """
 
-# ruff: noqa: PLC0415, S102, S606, S110 - as `inside`; programs are run by themselves
+# ruff: noqa: PLC0415, S102, S606 - as `inside`; programs are run by themselves
 
 from __future__ import annotations
 
