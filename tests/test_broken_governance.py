@@ -29,6 +29,7 @@ from agentledger import (
     RetryableAgentError,
     RetryPolicy,
     Runtime,
+    SandboxFailed,
     Secret,
     Unavailable,
     agent,
@@ -405,24 +406,6 @@ async def _numbers(_: Any) -> Any:
         yield number
 
 
-def test_a_stream_that_its_task_left_holds_nothing_of_a_budget(tmp_path: Path) -> None:
-    """A task that reads one chunk and ends has left its stream: the next stream of the run has room."""
-
-    @agent(name="a")
-    async def a(ctx: Any) -> Any:
-        async def first() -> Any:
-            async for chunk in ctx.stream_model(ASKED):
-                return chunk
-            return None
-
-        return [await asyncio.create_task(first()) for _ in range(2)]
-
-    with Runtime.local(tmp_path, models=_numbers) as runtime:
-        runtime.create_run(a, run_id="r", budget=Budget(tokens=1000))
-        runtime.run_once(a)
-        assert runtime.state("r").ended, runtime.state("r").waits
-
-
 def test_what_cannot_be_recorded_does_not_hold_a_run_for_ever(tmp_path: Path) -> None:
     """A rider that the log refuses ends the claim: the run is blocked and named, not kept as running by nobody."""
     Secret("word", "warehouse-db")
@@ -436,9 +419,8 @@ def test_what_cannot_be_recorded_does_not_hold_a_run_for_ever(tmp_path: Path) ->
         return ctx.call_tool("warehouse-db.query")
 
     with Runtime.local(tmp_path) as runtime:
-        with pytest.raises(LedgerError):
-            runtime.run(a, run_id="r")
-        assert runtime.state("r").status != "running"
+        result = runtime.run(a, run_id="r")
+        assert (result.status, result.error_type) == ("failed", "BadInput")
 
 
 def test_costs_beyond_what_facts_can_hold_are_refused_at_the_call(tmp_path: Path) -> None:
@@ -699,7 +681,7 @@ def test_a_sandboxed_tool_is_not_begun_elsewhere(tmp_path: Path) -> None:
         return 1
 
     with Runtime.local(tmp_path) as runtime:
-        with runtime.attach("x", tools=[boxed]) as ctx, pytest.raises(LedgerError):
+        with runtime.attach("x", tools=[boxed]) as ctx, pytest.raises(SandboxFailed):
             ctx.begin_tool("boxed", {}).succeeded(1)
         assert bodies(runtime, "sandbox_started", "x") == []
 
@@ -801,7 +783,9 @@ HIDDEN = Secret("token", "hunter2hunter2tokenvalue")
 
 @agent
 def tells(ctx):
-    ctx.call_tool("tool-" + HIDDEN.reveal())
+    pass
+
+raise RuntimeError(f"401 for {HIDDEN.reveal()}")
 """
 
 
@@ -857,10 +841,10 @@ def test_a_new_run_does_not_read_all_runs_of_its_session(tmp_path: Path, monkeyp
     read: list[int] = []
     fold = sessions.fold_session
 
-    def counted(events: Any) -> Any:
+    def counted(events: Any, before: Any = None) -> Any:
         known = list(events)
         read.append(len(known))
-        return fold(known)
+        return fold(known, before)
 
     @agent(name="a")
     def a(ctx: Any) -> int:

@@ -301,7 +301,7 @@ class Journal:
         if written is not None:
             return _compare(written, intent) or written
         if entry is None:
-            if not self.exhausted:
+            if not self.exhausted and intent.path not in self._abandoned:
                 self._ahead.append(intent)
             return None
         self._requested.add(intent.path)

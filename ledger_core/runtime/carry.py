@@ -95,6 +95,7 @@ class Carrier:
                     self.recorder.commit(_blocked(unfit))
                     return Carried(error=unfit)
         except BaseException:
+            self.recorder.forget_held()
             try:
                 self.recorder.commit(_unless_cancelled(lambda state, _: decide.release(state, None)))
             except LedgerError:
@@ -116,6 +117,7 @@ class Carrier:
                     await self.recorder.acommit(_blocked(unfit))
                     return Carried(error=unfit)
         except BaseException:
+            self.recorder.forget_held()
             if self.execution.left:
                 self._runtime.keep_sign_of_life()
             else:
@@ -148,6 +150,8 @@ class Carrier:
     def _finish(self, ended: Ended) -> Bodies | None:
         """The decision that records how an execution ended; None where nothing may be recorded any more."""
         stopped = ended.stopped
+        if stopped is not None:
+            self.recorder.forget_held()
         if isinstance(stopped, Fenced):
             return None
         if isinstance(stopped, Divergence):

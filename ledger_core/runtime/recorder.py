@@ -77,6 +77,10 @@ class Recorder:
         """What is held of a stream need not be recorded: the next body holds it all."""
         self._held = [one for one in self._held if one[0] != of]
 
+    def forget_held(self) -> None:
+        """The code is executed again: what nothing stands on need not come back."""
+        self._held = []
+
     def _take_held(self) -> None:
         if self._held:
             self._riders += [body for _, body in self._held]

@@ -222,7 +222,7 @@ class _Talk:
         if data:
             self._printed += len(data)
             self.tail += data
-            del self.tail[:-MOST_STDERR]
+            del self.tail[: -2 * MOST_STDERR]  # more than is kept: what is hidden is found before the text is cut
             if self._printed > self.policy.output:
                 self.end("output", f"it printed more than {self.policy.output:,} bytes")
         return data != b""
