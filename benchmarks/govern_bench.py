@@ -23,7 +23,7 @@ def _find(**_: object) -> None:
 
 
 @tool(name="issues.create", side_effect="external_write", verify=_find, cost=0.001)
-def create(title: str, amount: float) -> dict[str, str]:
+def create(title: str, amount: float) -> dict[str, str]:  # noqa: ARG001 - the policy looks at it
     return {"external_id": title}
 
 

@@ -1,0 +1,191 @@
+"""Runs that could hang: what is abandoned, lost or left open comes to an end, and is recovered."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from suites.edges import HEAD, child
+
+from agentledger import (
+    Budget,
+    LedgerError,
+    RetryableAgentError,
+    RetryPolicy,
+    Runtime,
+    Secret,
+    agent,
+    tool,
+)
+
+
+def test_a_keyed_read_is_answered_when_its_step_begins_afresh(tmp_path: Path) -> None:
+    """A fresh attempt of the code gets the result of its own key, and does not stop at it for ever."""
+    fails = [True]
+
+    @tool(name="read")
+    def read() -> int:
+        return 1
+
+    @agent(name="reads", tools=[read])
+    def reads(ctx: Any) -> Any:
+        found = ctx.call_tool("read", _logical_operation="k")
+        if fails and fails.pop():
+            raise RetryableAgentError("again")
+        return found
+
+    with Runtime.local(tmp_path) as runtime:
+        policy = RetryPolicy(max_attempts=3, initial=0, fresh=True)
+        runtime.create_run(reads, run_id="r", retry_policy=policy)
+        for _ in range(5):
+            runtime.run_once(reads)
+        assert runtime.state("r").status == "completed"
+
+
+_CHUNKS = (
+    HEAD
+    + """
+async def model(request):
+    for number in range(3):
+        await asyncio.sleep(.02)
+        yield number + (0 if first else 100)
+
+@agent(name="a", tools=[kills], models=model)
+async def a(ctx):
+    async def use(chunk):
+        await ctx.call_tool("kills")
+        return chunk
+    return [await asyncio.create_task(use(chunk)) async for chunk in ctx.stream_model({"messages": []})]
+
+with Runtime.local(root) as runtime:
+    try:
+        result = runtime.run(a, run_id="r")
+    except (BadInput, Diverged) as refused:
+        print(refused)
+    else:
+        if result.ok:
+            replayed(runtime, a)
+"""
+)
+
+
+def test_what_a_task_does_with_a_chunk_can_be_recovered(tmp_path: Path) -> None:
+    """Effects of tasks that are made while a stream is open are recorded so that recovery does not wait for ever."""
+    child(tmp_path, _CHUNKS, "first")
+    code, said = child(tmp_path, _CHUNKS, "again")
+    assert code == 0, said
+
+
+def test_what_a_task_does_with_a_chunk_replays(tmp_path: Path) -> None:
+    """A live run whose tasks call tools while a stream is open ends in its replay as well, or was refused."""
+    code, said = child(tmp_path, _CHUNKS, "whole")
+    assert code == 0, said
+
+
+_AT_THE_GATE = (
+    HEAD
+    + """
+async def asks(asked):
+    if asked.tool == "slow" and first:
+        await asyncio.sleep(60)
+    return True
+
+@tool(name="slow")
+async def slow() -> int:
+    return 1
+
+@agent(name="a", tools=[slow, kills])
+async def a(ctx):
+    try:
+        async with asyncio.timeout(.2):
+            await ctx.call_tool("slow")
+    except TimeoutError:
+        pass
+    return await ctx.call_tool("kills")
+
+with Runtime.local(root, policy=asks) as runtime:
+    assert runtime.run(a, run_id="r").ok
+    replayed(runtime, a)
+"""
+)
+
+
+def test_an_effect_that_was_abandoned_while_the_policy_was_asked_can_be_recovered(tmp_path: Path) -> None:
+    """That the code stopped waiting can be on record before anything else of the effect is: the run goes on."""
+    assert child(tmp_path, _AT_THE_GATE, "first")[0] == -signal.SIGKILL
+    code, said = child(tmp_path, _AT_THE_GATE, "again")
+    assert code == 0, said
+
+
+_ABANDONED = (
+    HEAD
+    + """
+@tool(name="slow", cost=lambda _: .1)
+async def slow(number: int) -> int:
+    if first:
+        await asyncio.sleep(60)
+    return number
+
+@agent(name="a", tools=[slow, kills])
+async def a(ctx):
+    try:
+        async with asyncio.timeout(.3):
+            await ctx.call_tool("slow", number=1)
+    except TimeoutError:
+        pass
+    await ctx.call_tool("kills")
+    return await ctx.call_tool("slow", number=2)
+
+with Runtime.local(root) as runtime:
+    if first:
+        runtime.run(a, run_id="r", budget=Budget(usd=1))
+    for _ in range(5):
+        runtime.run_once(a)
+        time.sleep(.3)
+    assert runtime.state("r").ended, [runtime.state("r").waits, runtime.budgets()]
+"""
+)
+
+
+@pytest.mark.invariant(20)
+def test_a_read_that_was_abandoned_and_lost_holds_nothing_of_a_budget(tmp_path: Path) -> None:
+    """Nobody asks again for what the code had given up as its worker died: what it held comes back."""
+    assert child(tmp_path, _ABANDONED, "first")[0] == -signal.SIGKILL
+    code, said = child(tmp_path, _ABANDONED, "again")
+    assert code == 0, said
+
+
+def test_what_cannot_be_recorded_does_not_hold_a_run_for_ever(tmp_path: Path) -> None:
+    """A rider that the log refuses ends the claim: the run is blocked and named, not kept as running by nobody."""
+    Secret("word", "warehouse-db")
+
+    @tool(name="warehouse-db.query")
+    def query() -> int:
+        return 1
+
+    @agent(name="a", tools=[query])
+    def a(ctx: Any) -> Any:
+        return ctx.call_tool("warehouse-db.query")
+
+    with Runtime.local(tmp_path) as runtime:
+        result = runtime.run(a, run_id="r")
+        assert (result.status, result.error_type) == ("failed", "BadInput")
+
+
+def test_costs_beyond_what_facts_can_hold_are_refused_at_the_call(tmp_path: Path) -> None:
+    """Counts that add up to more than 64 bits do not leave a run that can neither go on nor end."""
+
+    @agent(name="a")
+    def a(ctx: Any) -> int:
+        for _ in range(6):
+            ctx.record_cost("x", input_tokens=(1 << 62) - 1)
+        return 1
+
+    with Runtime.local(tmp_path) as runtime:
+        try:
+            runtime.run(a, run_id="r", budget=Budget(tokens=1 << 62))
+        except LedgerError:
+            pass
+        assert runtime.state("r").status != "running"
