@@ -92,18 +92,23 @@ class Gate(Effects):
             )
             return None
         try:
-            plan = self._plan(spec, decision)
+            plan = await self._plan(spec, decision)
         except SandboxUnavailable as missing:
             await self._refuse(entry, "sandbox", "SandboxUnavailable", str(missing))
             return None
         recorded = policy.configured or approval is not None
         return Passed(decision=decision, recorded=recorded, approval=approval, plan=plan)
 
-    def _plan(self, spec: ToolSpec, decision: Decision) -> Plan | None:
-        """Where the tool runs; None for here. Raises `SandboxUnavailable`."""
+    async def _plan(self, spec: ToolSpec, decision: Decision) -> Plan | None:
+        """Where the tool runs; None for here. Raises `SandboxUnavailable`.
+
+        The first plan of a process tries its executor out, which takes a while: not in the loop.
+        """
         if not (spec.sandbox_required or spec.sandbox is not None or decision.sandbox):
             return None
-        return self._around.sandboxes.plan(spec.name, spec.sandbox)
+        found = await self.driver.call(self._around.sandboxes.plan, spec.name, spec.sandbox)
+        assert isinstance(found, Plan)
+        return found
 
     # The policy in force
 

@@ -150,9 +150,13 @@ class ToolEffects(Doubt):
         self, plan: Plan, spec: ToolSpec, positional: Sequence[Any], keywords: Mapping[str, Any]
     ) -> tuple[Any, Outcome]:
         """Call the tool in its sandbox, which sees to the time that it takes."""
-        return await self.driver.call(  # type: ignore[no-any-return]  # what Plan.run returns
-            lambda: plan.run(spec.function, tuple(positional), dict(keywords), timeout=spec.timeout)
-        )
+        try:
+            return await self.driver.call(  # type: ignore[no-any-return]  # what Plan.run returns
+                lambda: plan.run(spec.function, tuple(positional), dict(keywords), timeout=spec.timeout)
+            )
+        except asyncio.CancelledError:  # the loop ends, and the thread that waits for it would not hear of it
+            plan.kill()
+            raise
 
     async def _request(self, spec: ToolSpec, entry: Entry, passed: Passed, *, durable: bool = False) -> bool:
         """Record the intent: durable before an outside write starts, and before anything is spent."""
