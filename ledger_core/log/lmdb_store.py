@@ -259,6 +259,10 @@ class LmdbStore:
                         env.open_db(tree.name.lower().encode(), txn=txn)
             self._trees = [env.open_db(tree.name.lower().encode(), create=False) for tree in Tree]
             env.reader_check()
+        except lmdb.MapResizedError:  # another process grew it since it was opened: open it as it is now
+            env.close()
+            self._start()
+            return
         except lmdb.NotFoundError:
             env.close()
             raise CannotOpen(f"{self.path} holds no ledger.", hint="Create one: agentledger init.") from None
