@@ -69,6 +69,8 @@ class Entry:
     """Chunks of a stream that broke off, which the code was given."""
     held: int = 0
     """How often it looked for room, or for its key, and had to wait."""
+    held_until_ns: int = 0
+    """Until when the log says that it waits for that."""
     refusal: str | None = None
     """Who refused it, if it never began."""
 

@@ -82,7 +82,7 @@ class Gate(Effects):
             if approval is None:
                 return None
             decision = await self._decided(spec, entry)  # a right may be gone by the time somebody answers
-        if entry.intent.path in self.driver.journal.given_up:
+        if entry.attempt == 0 and entry.intent.path in self.driver.journal.given_up:
             await self._refuse(entry, "policy", "Abandoned", "The code had stopped waiting before it was decided.")
             return None
         if decision.verdict == "deny":
@@ -239,7 +239,7 @@ class Gate(Effects):
         now = self._now_ns()
         wake_ns = now + int(pause * NS)
         intent = entry.intent
-        if entry.held == 0 or (pause * NS > HOLD_NS and now >= (entry.wake_ns or 0)):
+        if entry.held == 0 or (pause * NS > HOLD_NS and now >= entry.held_until_ns):
             kind: Any = "model" if intent.kind == "model" else "tool"
             self._ride(
                 EffectHeld(
@@ -253,7 +253,7 @@ class Gate(Effects):
                 )
             )
             self._flush()
-            entry.wake_ns = wake_ns
+            entry.held_until_ns = wake_ns
         self._at_gate.add(intent.path)
         try:
             await self.driver.park(intent.path, wake_ns)
@@ -261,7 +261,6 @@ class Gate(Effects):
             self._at_gate.discard(intent.path)
         late = self._now_ns() >= wake_ns  # not woken by what came free
         entry.held += late or entry.held == 0
-        entry.wake_ns = None if late else entry.wake_ns
 
     def _left_at_gate(self, intent: Intent) -> None:
         """The code stopped waiting: what is at the gate stays there."""
