@@ -15,6 +15,7 @@ from suites.runs import bodies, replayed
 from agentledger import (
     BadInput,
     Budget,
+    BudgetExceeded,
     InDoubt,
     ModelFailed,
     PermissionDenied,
@@ -256,3 +257,29 @@ def test_a_run_whose_loop_is_ending_has_given_nothing_up(tmp_path: Path, order: 
         asyncio.run(interrupted(runtime))
         ends.clear()
         assert runtime.run(a, run_id="r").output == 1
+
+
+def test_a_run_does_not_wait_for_what_it_holds_itself(tmp_path: Path) -> None:
+    """A stream that a task let go holds all that was left, and nobody ends it: the next call is told so at once."""
+
+    async def chunks(_: Any) -> Any:
+        for number in range(3):
+            yield number
+
+    @agent
+    async def lets_go(ctx: Any) -> Any:
+        async def first() -> None:
+            async for _ in ctx.stream_model(ASKED):
+                return
+
+        await asyncio.create_task(first())
+        try:
+            await ctx.call_model(ASKED)
+        except BudgetExceeded as held:
+            return held.message
+
+    with Runtime.local(tmp_path, models=chunks) as runtime:
+        said = runtime.run(lets_go, run_id="r", budget=Budget(tokens=1000)).output
+        assert "of this run" in said
+        assert account_of(runtime, "run:r").reserved == {}
+        replayed(runtime, lets_go)

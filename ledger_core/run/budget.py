@@ -132,7 +132,7 @@ class Busy(Exception):
 
     def __init__(self, account: Account, dimension: str) -> None:
         super().__init__(f"what is left of the {dimension} of {account.name} is reserved")
-        self.account, self.dimension = account.name, dimension
+        self.account, self.dimension, self.open = account.name, dimension, account.open
 
 
 def reserve(account: Account, wanted: Mapping[str, int | None]) -> dict[str, int]:

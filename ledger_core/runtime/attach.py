@@ -159,6 +159,7 @@ class OpenCall:
         if self._over:
             raise BadInput(f"The call at effect {self.path} has ended already.", hint="Begin another one.")
         self._context._commit(*bodies)
+        self._context._effects._departed.discard(self.path)
         self._over = True
 
 

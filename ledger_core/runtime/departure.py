@@ -26,7 +26,7 @@ from ledger_core.events.ledger import STREAM
 from ledger_core.ids import check_name
 from ledger_core.log.log import Draft, Later
 from ledger_core.run import budget
-from ledger_core.run.budget import Account, Busy, NoRoom
+from ledger_core.run.budget import Account, Busy, NoRoom, account_words
 from ledger_core.run.journal import Entry, Intent, Standing
 from ledger_core.run.rows import UNSETTLED, Reservation, ToolEntry
 from ledger_core.run.state import RunState
@@ -86,6 +86,9 @@ class _Conflict(Exception):
 class Departure(Gate):
     """How calls of a step depart."""
 
+    _departed: set[str]
+    """Paths of calls that are under way here, and will come to an end."""
+
     async def _depart(
         self,
         entry: Entry,
@@ -128,7 +131,15 @@ class Departure(Gate):
             where = {"account": full.account, "dimension": full.dimension}
             await self._refuse(entry, "budget", "BudgetExceeded", full.sentence, where=where)
         except Busy as busy:
-            await self._hold(entry, "budget", busy.account)
+            if (own := self._holds_itself(busy)) is None:
+                await self._hold(entry, "budget", busy.account)
+            else:
+                words = (
+                    f"What is left of the budget of {account_words(busy.account)} is held by effect {own} of this run"
+                )
+                where = {"account": busy.account, "dimension": busy.dimension}
+                message = f"{words}, which nobody settles: close streams, and settle what is in doubt."
+                await self._refuse(entry, "budget", "BudgetExceeded", message, where=where)
         except _Held as held:
             await self._hold(entry, "key", held.run)
         except _Done as done:
@@ -139,6 +150,7 @@ class Departure(Gate):
             raise self._stopped(error) from error
         else:
             told = True
+            self._departed.add(entry.intent.path)
             return True
         finally:
             if not told:
@@ -146,6 +158,12 @@ class Departure(Gate):
         return False
 
     # Budgets
+
+    def _holds_itself(self, busy: Busy) -> str | None:
+        """The effect of this run that holds what is left, if none of those that hold it is under way here."""
+        held = [path for path, one in self._state.reservations.items() if busy.account in one.by_account]
+        stuck = len(held) >= busy.open and self._departed.isdisjoint(held)
+        return held[0] if held and stuck else None
 
     def _bounded(self) -> bool:
         """Whether a budget bounds this run just now."""

@@ -23,6 +23,7 @@ class AllEffects(ToolEffects, StreamEffects, WaitEffects, ArtifactEffects):
         self._taken: set[int] = set()
         self._given: dict[str, int] = {}
         self._at_gate: set[str] = set()
+        self._departed: set[str] = set()
         self._operations: dict[str, Operation] = {}
 
 

@@ -80,6 +80,10 @@ class ChunkSource:
             self._left, self.open = True, False
             self._effects._left_at_gate(self._intent)
 
+    def dropped(self) -> None:
+        """Nobody can read on: it does not come to an end by itself."""
+        self._effects._departed.discard(self._intent.path)
+
     async def _pull(self) -> Any:
         chunk = await self._chunk()
         if self._left and self._entry is not None and not self._entry.final:
@@ -218,6 +222,9 @@ class ModelStream:
             raise StopAsyncIteration
         return chunk
 
+    def __del__(self) -> None:
+        self._source.dropped()
+
     async def aclose(self) -> None:
         """Read no further; what has come is kept."""
         await self._source.close()
@@ -245,6 +252,9 @@ class SyncModelStream:
         if chunk is _END:
             raise StopIteration
         return chunk
+
+    def __del__(self) -> None:
+        self._source.dropped()
 
     def close(self) -> None:
         """Read no further; what has come is kept."""
