@@ -276,9 +276,12 @@ class Model:
         ran = self._fenced(pen, begins=begins)
         words = [*pen.riders, *words]
         for word in words:
-            final = ran.calls.get(word[1], ("",))[0] in ("SUCCEEDED", "COMPENSATED") if len(word) > 1 else False
-            if final and word[0] in ("tool_call_requested", "tool_call_settled"):
+            status = ran.calls.get(word[1], ("",))[0] if len(word) > 1 else ""
+            if word[0] == "tool_call_requested" and status in ("SUCCEEDED", "COMPENSATED"):
                 raise No(Settled)
+            outcome = word[0] in ("tool_call_completed", "tool_call_failed", "tool_call_settled")
+            if outcome and status not in (*OPEN, ""):
+                raise No(Settled)  # somebody else knew, and was faster
         for word in words:
             self._apply(ran, word)
         pen.riders = []
