@@ -281,7 +281,8 @@ class Machine(World):
     @precondition(lambda self: self.pens)
     def code_fails(self, at: int, category: str, of: bool) -> None:
         pen, ran = self._pen(at)
-        path = next(iter(ran.calls), None) if of else None
+        # what began behind the failure is dropped with it; the model does not know where a failure was
+        path = next(iter(ran.calls), None) if of and not ran.waits and not pen.riders else None
         failure = Failure(category=category, error_type="E", message="it broke", path=path)
         words: list[Word] = [("step_failed",), ("run_failed",)]
         if category == "retryable" and ran.attempt < ran.attempts:
