@@ -70,7 +70,6 @@ class EffectRefused(Body):
     path: str = fact()
     effect: EffectKind = fact()
     name: str = fact()
-    version: str | None = fact(default=None)
     request: bytes = fact()
     category: Refusal = fact()
     error_type: str = fact()

@@ -64,14 +64,10 @@ class Governing:
         sandbox: Any = None,
         budget: Budget | Mapping[str, Any] | None = None,
         prices: Prices | Mapping[str, Any] | None = None,
-        secrets: Iterable[secret.Secret] = (),
     ) -> None:
         """Take what governs: a policy (a path, a document, a callable), a sandbox configuration, a budget of every
-        new run, prices of models. `secrets` are known by having been made; naming them keeps them from being unused.
+        new run, prices of models. Raises `BadInput`.
         """
-        for one in secrets:
-            if not isinstance(one, secret.Secret):
-                raise BadInput(f"{type(one).__name__} is no secret.", hint='Pass Secret("name", value).')
         self.policy = InForce.of(beside(self.log.root, "policy") if policy is None else policy)
         hidden = () if self.log.root is None else (str(self.log.root.resolve()),)
         config = beside(self.log.root, "sandbox") if sandbox is None else sandbox
