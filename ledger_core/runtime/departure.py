@@ -131,15 +131,7 @@ class Departure(Gate):
             where = {"account": full.account, "dimension": full.dimension}
             await self._refuse(entry, "budget", "BudgetExceeded", full.sentence, where=where)
         except Busy as busy:
-            if (own := self._holds_itself(busy)) is None:
-                await self._hold(entry, "budget", busy.account)
-            else:
-                words = (
-                    f"What is left of the budget of {account_words(busy.account)} is held by effect {own} of this run"
-                )
-                where = {"account": busy.account, "dimension": busy.dimension}
-                message = f"{words}, which nobody settles: close streams, and settle what is in doubt."
-                await self._refuse(entry, "budget", "BudgetExceeded", message, where=where)
+            await self._wait_for_room(entry, busy)
         except _Held as held:
             await self._hold(entry, "key", held.run)
         except _Done as done:
@@ -158,6 +150,17 @@ class Departure(Gate):
         return False
 
     # Budgets
+
+    async def _wait_for_room(self, entry: Entry, busy: Busy) -> None:
+        """Wait until others settle; where nobody will, because it is this run that holds what is left, say so."""
+        own = self._holds_itself(busy)
+        if own is None:
+            await self._hold(entry, "budget", busy.account)
+            return
+        words = f"What is left of the budget of {account_words(busy.account)} is held by effect {own}"
+        message = f"{words} of this run, which nobody settles: close streams, and settle what is in doubt."
+        where = {"account": busy.account, "dimension": busy.dimension}
+        await self._refuse(entry, "budget", "BudgetExceeded", message, where=where)
 
     def _holds_itself(self, busy: Busy) -> str | None:
         """The effect of this run that holds what is left, if none of those that hold it is under way here."""
