@@ -314,6 +314,38 @@ def test_another_system_fails_closed(python):
     assert said.count("is not available here: it needs Linux, and this is darwin") == 2
 
 
+def test_a_shortage_that_passes_is_not_the_machines_nature(python):
+    """A trial that cannot be held for want of descriptors is held again, and its failure is not believed for good."""
+    needs.linux()
+    said = python.run("""
+        import resource, threading
+        from ledger_core.governance.sandbox import probe
+        from ledger_core.governance.sandbox.process import EXECUTOR
+        few, many = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, many))
+        plenty = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (few, many))
+        timer = threading.Timer(0.5, plenty)
+        timer.start()
+        print(EXECUTOR.inspect().available)
+        timer.join()
+
+        found = probe.Findings()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (12, many))
+        inspect = lambda: probe.tried(probe_run, host=True, notes={})
+        from ledger_core.governance.sandbox.process import run as probe_run
+        first = found.of(None, inspect)
+        print(first.available, first.reason)
+        plenty()
+        print(found.of(None, inspect).available)
+        probe._BELIEVED = 0
+        print(found.of(None, inspect).available)
+    """).split("\n")
+
+    assert said[0] == "True"
+    assert said[1].startswith("False") and "Too many open files" in said[1]
+    assert said[2:4] == ["False", "True"]
+
+
 CONFIGURATIONS = {
     "a.yaml": """
         executors:

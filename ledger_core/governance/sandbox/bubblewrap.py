@@ -14,7 +14,6 @@ import platform
 import shutil
 import signal
 import subprocess
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -57,16 +56,12 @@ class BubblewrapExecutor:
     name = "bubblewrap"
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: dict[str | None, Ability] = {}
+        self._findings = probe.Findings()
 
     def inspect(self) -> Ability:
         """What it can keep here; found once in a process, for the bwrap that is on the path."""
         program = shutil.which("bwrap")
-        with self._lock:
-            if program not in self._found:
-                self._found[program] = _inspected(program)
-            return self._found[program]
+        return self._findings.of(program, lambda: _inspected(program))
 
     def check(self, policy: SandboxPolicy) -> None:
         """Raise `SandboxUnavailable` for a policy that it cannot keep."""

@@ -172,7 +172,7 @@ def _by_its_reply(seen: Seen, reply: Reply, output: int) -> tuple[Reason | None,
         return "killed", f"it died of signal {seen.signal}{_said(seen)}"
     if seen.exit_code is not None:
         return "killed", f"it ended with exit code {seen.exit_code} and without an answer{_said(seen)}"
-    return "output", "it closed its answer's pipe and gave none"
+    return "output", f"it closed its answer's pipe and gave none{_said(seen)}"
 
 
 def _said(seen: Seen) -> str:

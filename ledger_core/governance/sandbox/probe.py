@@ -1,7 +1,8 @@
 """Finds out what an executor of this machine really keeps, by running what tries to get past it.
 
-Rules: what was not seen to be kept is not kept. A trial costs some tenths of a second, once in a process. This file
-does not know how an executor keeps anything.
+Rules: what was not seen to be kept is not kept. A trial costs some tenths of a second, once in a process; one that
+could not be held at all (a machine out of processes or memory for a moment) is held again. This file does not know how
+an executor keeps anything.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +30,10 @@ _TRIAL: Final = str(Path(__file__).parent / "trial.py")
 _MEMORY: Final = 128 << 20
 _PROCESSES: Final = 6
 _ENVIRONMENT: Final = frozenset(("PATH", "LANG", "HOME", "TMPDIR"))
+_PAUSES: Final = (0.1, 1.0)
+"""Seconds before a trial that could not be held is held again."""
+_BELIEVED: Final = 60.0
+"""Seconds for which it is believed that an executor cannot be used."""
 _TIMES: Final = (0.4, 2.0, 10.0)
 """Seconds that the endless trial is given: more, where the machine is too busy to start it in less."""
 
@@ -52,6 +59,35 @@ def lacking() -> str:
 
 def tried(run: Run, *, host: bool, notes: dict[str, str]) -> Ability:
     """What a way of running jobs keeps; `notes` say how, by ability."""
+    found = _tried(run, host=host, notes=notes)
+    for pause in _PAUSES:
+        if found.available:
+            break
+        time.sleep(pause)
+        found = _tried(run, host=host, notes=notes)
+    return found
+
+
+class Findings:
+    """What was found out, by what it was found out of; safe to share among threads.
+
+    That something cannot be used is believed for a minute: a worker lives longer than the machine is short of anything.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str | None, tuple[Ability, float]] = {}
+
+    def of(self, program: str | None, inspect: Callable[[], Ability]) -> Ability:
+        """The finding of a program, found out now if it is not known."""
+        with self._lock:
+            known = self._found.get(program)
+            if known is None or (not known[0].available and time.monotonic() >= known[1] + _BELIEVED):
+                known = self._found[program] = (inspect(), time.monotonic())
+            return known[0]
+
+
+def _tried(run: Run, *, host: bool, notes: dict[str, str]) -> Ability:
     policy = SandboxPolicy(memory=_MEMORY, processes=_PROCESSES, time=30, filesystem="host" if host else "private")
     try:
         with ThreadPoolExecutor(4) as threads:

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 from contextlib import ExitStack
 from typing import Final
 
@@ -36,14 +35,11 @@ class ProcessExecutor:
     name = "process"
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: Ability | None = None
+        self._findings = probe.Findings()
 
     def inspect(self) -> Ability:
         """What it can keep here; found once in a process."""
-        with self._lock:
-            self._found = self._found or _inspected()
-            return self._found
+        return self._findings.of(None, _inspected)
 
     def check(self, policy: SandboxPolicy) -> None:
         """Raise `SandboxUnavailable` for a policy that it cannot keep."""
