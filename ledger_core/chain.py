@@ -43,6 +43,7 @@ ACCOUNTABLE: Final = OPENS | STORES | TAGGED | CLOSES | QUEUES
 """Flags of events whose facts say something that verification compares with other rows."""
 
 HEADER: Final = struct.Struct(">BBHQQ32sQQQ32s32sII")
+_STREAM: Final = struct.Struct(">Q")
 _STREAM_PREV: Final = struct.Struct(">Q")
 FACTS_AT: Final = HASH_SIZE + HEADER.size
 
@@ -76,6 +77,8 @@ _BLOB: Final = _domain("blob")
 _BLOB_LIST: Final = _domain("blob list")
 _GENESIS: Final = _domain("genesis")
 _CODE: Final = _domain("code")
+_ROWS: Final = _domain("rows")
+_EVIDENCE: Final = _domain("evidence")
 
 
 def seal(header: Sealed, facts: bytes) -> tuple[Hash, bytes]:
@@ -95,6 +98,13 @@ def unpack(record: bytes | memoryview) -> Sealed:
             f"and {header.content_size} of content."
         )
     return header
+
+
+def stream_of(record: bytes | memoryview) -> StreamNo:
+    """Number of the stream that a record says it is of."""
+    if len(record) < FACTS_AT:
+        raise Damaged(f"A record of {len(record)} bytes is shorter than its fixed part of {FACTS_AT}.")
+    return StreamNo(_STREAM.unpack_from(record, HASH_SIZE + 52)[0])
 
 
 def stream_prev(record: bytes | memoryview) -> Seq:
@@ -137,6 +147,16 @@ def genesis(ledger: LedgerId) -> Hash:
 def code_digest(source: bytes) -> Hash:
     """The digest of an agent's code."""
     return Hash(blake3(source, key=_CODE).digest())
+
+
+def rows_digester() -> Any:
+    """The digest of a projection's rows, one after another: `update(bytes)`, `digest()`."""
+    return blake3(key=_ROWS)
+
+
+def evidence_digest(document: bytes) -> Hash:
+    """The digest of a bundle of evidence."""
+    return Hash(blake3(document, key=_EVIDENCE).digest())
 
 
 def derive(key: bytes, purpose: str) -> bytes:

@@ -22,3 +22,20 @@ class ContentForgotten(Body):
 
     stream: int = fact()
     reason: str = content(default="")
+
+
+@event("projection_certified")
+class ProjectionCertified(Body):
+    """Somebody rebuilt a projection and says what came of it: whoever has a copy of the log can compare."""
+
+    projection: str = fact()
+    version: int = fact()
+    code: bytes = fact()
+    """Digest of the code that folded it."""
+    seq: int = fact()
+    """The last event that was folded, and its hash."""
+    head: bytes = fact()
+    count: int = fact()
+    """Number of rows."""
+    rows: bytes = fact()
+    """Digest of the rows and of their sums."""

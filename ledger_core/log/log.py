@@ -22,7 +22,7 @@ from ledger_core.errors import BadInput, CannotOpen, Damaged, LedgerError, NotFo
 from ledger_core.events.ledger import STREAM, ContentForgotten, LedgerCreated
 from ledger_core.failpoints import reach
 from ledger_core.ids import Head, LedgerId, Seq, StreamNo
-from ledger_core.log import follow, index, queue
+from ledger_core.log import follow, index, queue, raw
 from ledger_core.log.batch import Batch, View
 from ledger_core.log.follow import Bell
 from ledger_core.log.group import Group, Ticket
@@ -150,6 +150,11 @@ class Log:
             number = index.find_stream(reader, stream)
             return None if number is None else index.read_head(reader, number)
 
+    def number(self, stream: str) -> StreamNo | None:
+        """The number of a stream; None if there is no such stream."""
+        with self._store.read() as reader:
+            return index.find_stream(reader, stream)
+
     def has_any(self, streams: Iterable[str]) -> bool:
         """Whether one of these streams has an event: one look."""
         with self._store.read() as reader:
@@ -181,9 +186,20 @@ class Log:
             rows = islice(queue.scan(reader, prefix, start), limit)
             return [Queued(key, self._reading.info(reader, number).name, seq, note) for key, number, seq, note in rows]
 
-    def read(self, after: int = 0, *, stop: int | None = None, contents: bool = True) -> Iterator[Event]:
-        """Events strictly after a cursor, up to `stop`; facts only where `contents` is False."""
-        return self._reading.log(after, contents=contents, stop=stop)
+    def read(
+        self,
+        after: int = 0,
+        *,
+        stop: int | None = None,
+        contents: bool = True,
+        share: tuple[int, int] | None = None,
+    ) -> Iterator[Event]:
+        """Events strictly after a cursor, up to `stop`; facts only where `contents` is False.
+
+        With `share = (k, n)` only those of streams whose number leaves k when it is divided by n: the others cost next
+        to nothing, and are not checked either.
+        """
+        return self._reading.log(after, contents=contents, stop=stop, share=share)
 
     def newest_first(self, *, contents: bool = True) -> Iterator[Event]:
         """Events from the last backwards."""
@@ -192,6 +208,14 @@ class Log:
     def stream(self, name: str, after: int = 0, *, contents: bool = True) -> Iterator[Event]:
         """A stream's events behind its `after`th."""
         return self._reading.stream(name, after, contents=contents)
+
+    def records(self, stream: str) -> Iterator[tuple[Seq, bytes]]:
+        """A stream's records as they are stored, with their seqs; unchecked."""
+        return raw.records(self._store, stream)
+
+    def blob_chunks(self, stream: str) -> Iterator[raw.BlobRow]:
+        """The rows of a stream's blobs as they are stored; unchecked."""
+        return raw.blob_rows(self._store, stream)
 
     def event(self, seq: int, *, contents: bool = True) -> Event:
         """The event at a seq; raises `NotFound`."""

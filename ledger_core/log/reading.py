@@ -89,8 +89,10 @@ class Reading:
         """The event of a record that was read; raises `Damaged`."""
         return self._event(reader, data, seq, {} if contents else None)
 
-    def log(self, after: int, *, contents: bool, stop: int | None = None) -> Iterator[Event]:
-        """Events of the log strictly after a cursor, up to `stop`."""
+    def log(
+        self, after: int, *, contents: bool, stop: int | None = None, share: tuple[int, int] | None = None
+    ) -> Iterator[Event]:
+        """Events of the log strictly after a cursor, up to `stop`; with `share`, those of some streams only."""
         while True:
             batch: list[Event] = []
             with self._store.read() as reader:
@@ -99,11 +101,12 @@ class Reading:
                     seq = index.parse_seq(key)
                     if len(batch) == STEP or (stop is not None and seq > stop):
                         break
-                    batch.append(self._event(reader, data, seq, seen if contents else None))
+                    if share is None or chain.stream_of(data) % share[1] == share[0]:
+                        batch.append(self._event(reader, data, seq, seen if contents else None))
+                    after = seq
             yield from batch
             if len(batch) < STEP:
                 return
-            after = batch[-1].seq
 
     def newest(self, *, contents: bool) -> Iterator[Event]:
         """Events of the log from the last backwards."""

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from ledger_core.run.state import RunState
 
 
-def _created(state: RunState, _: int, body: RunCreated) -> None:
+def _created(state: RunState, seq: int, body: RunCreated) -> None:
+    state.first_seq = seq
     state.created_ns = state.since_ns = state.updated_ns
     state.run, state.agent, state.role, state.driver = body.run, body.agent, body.role, body.driver
     state.seed, state.session = body.seed, body.session
@@ -110,6 +111,7 @@ def _step_ended(state: RunState, _: int, body: StepCompleted | StepFailed | Step
     state.waits.clear()
     state.pending.clear()
     state.failed.clear()
+    state.names.clear()
     if isinstance(body, StepFailed):
         state.category = body.category
     elif isinstance(body, StepCompleted):

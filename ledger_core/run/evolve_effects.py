@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def _tool_requested(state: RunState, seq: int, body: effect.ToolCallRequested) -> None:
     state.tools[body.tool] += 1
+    state.names[body.path] = body.tool
     state.effects += body.attempt == 1 and body.path not in state.waits
     state.waits.pop(body.path, None)
     hold(state.reservations, body)
@@ -46,11 +47,13 @@ def _model_requested(state: RunState, _: int, body: effect.ModelCallRequested) -
     hold(state.reservations, body)
     state.effects += body.attempt == 1 and body.path not in state.waits
     state.model_calls += 1
+    state.names[body.path] = body.model
     state.waits.pop(body.path, None)
 
 
 def _model_completed(state: RunState, _: int, body: effect.ModelCallCompleted) -> None:
     progressed(state)
+    state.names.pop(body.path, None)
     hold(state.reservations, body)
     state.input_tokens += body.input_tokens or 0
     state.output_tokens += body.output_tokens or 0
@@ -74,6 +77,7 @@ def _captured(state: RunState, _: int, __: effect.ValueCaptured) -> None:
 
 def _tool_completed(state: RunState, seq: int, body: effect.ToolCallCompleted) -> None:
     progressed(state)
+    state.names.pop(body.path, None)
     state.waits.pop(body.path, None)
     _paid(state, body)
     _row(state, body.path, "SUCCEEDED", seq)

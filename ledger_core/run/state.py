@@ -98,6 +98,10 @@ class RunState:
     pending: dict[str, int | None] = attrs.field(factory=dict)
     """Approvals that were asked for and that the code went on without, and when they expire."""
     children: dict[str, Child] = attrs.field(factory=dict)
+    names: dict[str, str] = attrs.field(factory=dict)
+    """Of the tool or model of the step's calls that have not succeeded, by path."""
+    first_seq: int = 0
+    """Of the run's first event."""
     created_ns: int = 0
     updated_ns: int = 0
     since_ns: int = 0
@@ -184,6 +188,7 @@ class RunState:
             senders=set(self.senders),
             taken=dict(self.taken),
             failed=dict(self.failed),
+            names=dict(self.names),
             approvals=dict(self.approvals),
             pending=dict(self.pending),
             children={name: attrs.evolve(child) for name, child in self.children.items()},

@@ -1,0 +1,206 @@
+"""Folding events into rows: one pass for all projections, whatever the batches, wherever the rows are kept.
+
+Rules: the result depends on the events alone: not on how many are taken at a time, nor on what else is folded beside
+them. A projection that raises does not stop the others: the event is parked, its rows stay as they were, and whoever
+asks is told. Each event is folded into its run's state once, for all of them. This file does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import attrs
+
+from ledger_core import chain, codec
+from ledger_core.events import Body
+from ledger_core.log.record import Event
+from ledger_core.run.state import RunState
+from projections.table import Keys, Projection, Row
+from projections.tables import ALL
+
+STATES: Final = "states"
+"""What is parked under this name is an event that no run's state could be folded over."""
+_LONGEST: Final = 400
+_NOBODY: Final = RunState()
+"""The state that folds of other streams than runs' are given."""
+
+Place = tuple[str, bytes]
+"""A projection's name, and a row's key in it."""
+Load = Callable[[str, bytes], Row | None]
+
+
+@attrs.frozen(kw_only=True)
+class Parked:
+    """An event that a projection could not take."""
+
+    projection: str
+    seq: int
+    error: str
+
+
+@attrs.define(kw_only=True)
+class _Change:
+    """A row that was touched."""
+
+    row: Row | None
+    counted: list[tuple[str, str, dict[str, int]]]
+    """What the row added to sums before it was touched."""
+    seq: int = 0
+
+
+def row_key(stream: int, key: str) -> bytes:
+    """The key of a row: its stream's number, and its own; a very long one is cut and told apart by a digest."""
+    data = key.encode()
+    if len(data) > _LONGEST:
+        data = data[: _LONGEST - 16] + chain.code_digest(data)[:16]
+    return stream.to_bytes(8, "big") + data
+
+
+class Folding:
+    """A batch of events under way: what it changes is in `changes`, `sums` and `parked`."""
+
+    def __init__(
+        self, projections: Iterable[Projection], load: Load, state_before: Callable[[Event], RunState]
+    ) -> None:
+        self._load = load
+        self._state_before = state_before
+        self._projections = {one.name: one for one in projections}
+        self._routes: dict[tuple[str, type[Body]], list[tuple[Projection, Keys]]] = {}
+        self._changes: dict[Place, _Change] = {}
+        self._latest: dict[Place, tuple[Event, RunState]] = {}
+        self.parked: list[Parked] = []
+        self.states: dict[int, RunState] = {}
+        """States of the runs that were touched, by the number of their stream."""
+
+    def take(self, event: Event) -> None:
+        """Fold one more event."""
+        kind = event.stream.partition("/")[0]
+        state = self._folded(event) if kind == "run" else _NOBODY
+        for projection, keys in self._route(kind, type(event.body)):
+            try:
+                for key in keys(event, state):
+                    place = (projection.name, row_key(event.stream_no, key))
+                    if projection.latest:
+                        self._latest[place] = (event, state)
+                    else:
+                        self._fold(projection, place, event, state)
+            except Exception as error:  # whatever a fold may raise: one bad projection is not everybody's
+                self._park(projection.name, event.seq, error)
+
+    def changes(self) -> Iterator[tuple[Place, bytes | None]]:
+        """The rows that are new or other, as bytes; None for those that are gone. Ends the batch."""
+        for (name, key), (event, state) in self._latest.items():
+            try:
+                self._fold(self._projections[name], (name, key), event, state)
+            except Exception as error:
+                self._park(name, event.seq, error)
+        self._latest.clear()
+        for place, change in list(self._changes.items()):
+            try:
+                yield place, None if change.row is None else codec.encode(change.row)
+            except Exception as error:  # a row that is no plain data
+                del self._changes[place]
+                self._park(place[0], change.seq, error)
+
+    def sums(self) -> dict[tuple[str, str, str], dict[str, int]]:
+        """By how much counters moved, by projection, group and key; after `changes`."""
+        moved: dict[tuple[str, str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for (name, _), change in self._changes.items():
+            for sign, contributions in ((-1, change.counted), (1, self._counted(name, change.row))):
+                for group, key, counters in contributions:
+                    target = moved[name, group, key]
+                    for counter, amount in counters.items():
+                        target[counter] += sign * amount
+        return moved
+
+    def _folded(self, event: Event) -> RunState:
+        """The state of the event's run behind the event."""
+        state = self.states.get(event.stream_no)
+        if state is None or state.events != event.stream_seq - 1:
+            state = self.states[event.stream_no] = self._state_before(event)
+        try:
+            state.apply(event.seq, event.time_ns, event.type, event.body)
+        except Exception as error:
+            self._park(STATES, event.seq, error)
+        return state
+
+    def _route(self, kind: str, body: type[Body]) -> list[tuple[Projection, Keys]]:
+        """The projections that may change by such an event, with how each names its rows."""
+        found = self._routes.get((kind, body))
+        if found is None:
+            found = []
+            for one in self._projections.values():
+                keys = one.keys if callable(one.keys) else one.keys.get(body)
+                if keys is not None and one.streams == f"{kind}/":
+                    found.append((one, keys))
+            self._routes[kind, body] = found
+        return found
+
+    def _fold(self, projection: Projection, place: Place, event: Event, state: RunState) -> None:
+        change = self._changes.get(place)
+        if change is None:
+            loaded = self._load(*place)
+            counted = self._counted(projection.name, loaded)
+            row = projection.fold(loaded, event, state)
+            if row is not None or loaded is not None:
+                self._changes[place] = _Change(row=row, counted=counted, seq=event.seq)
+        else:  # a copy, so that a fold that raises half-way has changed nothing
+            row = None if change.row is None else dict(change.row)
+            change.row, change.seq = projection.fold(row, event, state), event.seq
+
+    def _counted(self, name: str, row: Row | None) -> list[tuple[str, str, dict[str, int]]]:
+        if row is None:
+            return []
+        return [(group, key, dict(counters)) for group, key, counters in self._projections[name].sums(row)]
+
+    def _park(self, name: str, seq: int, error: Exception) -> None:
+        self.parked.append(Parked(projection=name, seq=seq, error=f"{type(error).__name__}: {error}"[:500]))
+
+
+@attrs.frozen(kw_only=True)
+class Folded:
+    """Rows in memory: what some events give."""
+
+    tables: dict[str, list[tuple[bytes, Row]]]
+    parked: tuple[Parked, ...] = ()
+
+    def rows(self, name: str, run: str | None = None) -> Iterator[Row]:
+        """Rows of a projection, by key."""
+        for _, row in self.tables[name]:
+            if run is None or row.get("run") == run:
+                yield row
+
+    def sums(self, name: str, group: str) -> dict[str, dict[str, int]]:
+        """Counters summed over the rows, by the keys of a group."""
+        found: dict[str, dict[str, int]] = {}
+        for _, row in self.tables[name]:
+            for one, key, counters in ALL[name].sums(row):
+                if one == group:
+                    add(found.setdefault(key, {}), counters)
+        return {key: counters for key, counters in sorted(found.items()) if counters}
+
+
+def add(counters: dict[str, int], more: Any) -> None:
+    """Add counters to others; one that comes to nothing is gone."""
+    for name, amount in more.items():
+        total = counters.get(name, 0) + amount
+        if total:
+            counters[name] = total
+        else:
+            counters.pop(name, None)
+
+
+def of_events(events: Iterable[Event]) -> Folded:
+    """The rows of events in order, from the first of each stream on; facts are enough."""
+    folding = Folding(ALL.values(), lambda *_: None, lambda _: RunState())
+    for event in events:
+        folding.take(event)
+    tables: dict[str, list[tuple[bytes, Row]]] = {name: [] for name in ALL}
+    for (name, key), data in folding.changes():
+        if data is not None:
+            tables[name].append((key, codec.decode_trusted(data)))
+    for rows in tables.values():
+        rows.sort(key=lambda pair: pair[0])
+    return Folded(tables=tables, parked=tuple(folding.parked))

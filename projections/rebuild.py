@@ -1,0 +1,293 @@
+"""Rebuilding projections from nothing, over several cores, and comparing what is kept with what the log gives.
+
+Rules: a rebuild works beside what is read, and is adopted in one step when it is whole; killed, it leaves nothing but
+a directory that the next one takes away. Streams are dealt out among processes by their numbers, because rows belong
+to one stream; what they fold is then merged in the order of its keys, which is the same however it was dealt. Memory
+does not grow with the ledger. A check changes nothing. This file folds nothing itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+import multiprocessing
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from ledger_core import codec
+from ledger_core.errors import LedgerError
+from ledger_core.ids import Hash
+from ledger_core.log.log import Log
+from projections import batch, store
+from projections.batch import Cursor, States
+from projections.code import code_digests
+from projections.store import Store, Writer
+from projections.table import Projection
+from projections.tables import ALL
+from projections.views import TREES, Progress, Views, chosen, digest_of
+
+_MERGE: Final = 20_000
+"""Rows merged in one commit."""
+_SHOWN: Final = 10
+
+
+@attrs.frozen(kw_only=True)
+class Rebuilt:
+    """What a rebuild did."""
+
+    seq: int
+    seconds: float
+    jobs: int
+    rows: dict[str, int]
+    parked: int
+
+
+@attrs.frozen(kw_only=True)
+class Checked:
+    """What is kept of one projection, beside what the log gives."""
+
+    name: str
+    seq: int
+    kept: Hash
+    folded: Hash
+    different: tuple[str, ...] = ()
+    """The first rows that differ: the stream's number and the row's key."""
+
+    @property
+    def same(self) -> bool:
+        return self.kept == self.folded
+
+
+def rebuild(
+    log: Log, names: Iterable[str] | None = None, *, jobs: int | None = None, progress: Progress | None = None
+) -> Rebuilt:
+    """Make projections from nothing: all of them beside what is read, or the named ones in their place."""
+    began = time.monotonic()
+    wanted = chosen(names)
+    if len(wanted) < len(ALL) or log.root is None or not os.access(log.root, os.W_OK):
+        jobs = 1
+        with Views.open(log) as views:
+            views.drop(wanted)
+            seq = views.catch_up(names=[one.name for one in wanted], progress=progress)
+            found = views.standing()
+    else:
+        built = store.building(log.root)
+        try:
+            jobs = jobs or _cores()
+            seq = fold_all(log, built, stop=log.head().seq, jobs=jobs, progress=progress)
+            store.adopt(log.root, built)
+        finally:
+            shutil.rmtree(built, ignore_errors=True)
+        with Views.open(log) as views:
+            seq = max(seq, views.catch_up())
+            found = views.standing()
+    rows = {one.name: one.rows for one in found if one.name in {w.name for w in wanted}}
+    parked = sum(one.parked for one in found if one.name in rows)
+    return Rebuilt(seq=seq, seconds=time.monotonic() - began, jobs=jobs, rows=rows, parked=parked)
+
+
+def check(log: Log, *, jobs: int | None = None, progress: Progress | None = None) -> Iterator[Checked]:
+    """Compare what is kept with rows folded from nothing up to the same event; nothing is changed."""
+    with Views.open(log) as views:
+        stands: dict[int, list[str]] = {}
+        for one in views.standing():
+            if one.seq:
+                stands.setdefault(one.seq, []).append(one.name)
+        for seq, names in sorted(stands.items()):
+            with folded(log, seq, jobs=jobs, progress=progress) as fresh:
+                for name in names:
+                    yield _compared(views, fresh, name, seq)
+
+
+@contextmanager
+def folded(log: Log, seq: int, *, jobs: int | None = None, progress: Progress | None = None) -> Iterator[Store]:
+    """All projections behind an event, folded from nothing, in a temporary place."""
+    with tempfile.TemporaryDirectory(prefix="agentledger-rebuild-") as place:
+        path = Path(place) / "g"
+        fold_all(log, path, stop=seq, jobs=jobs or _cores(), progress=progress)
+        fresh = store.opened(path, TREES, fast=True)
+        try:
+            yield fresh
+        finally:
+            fresh.close()
+
+
+def fold_all(log: Log, place: Path, *, stop: int, jobs: int, progress: Progress | None = None) -> int:
+    """Fold all projections up to an event into a new environment; gives that event's seq."""
+    if stop == 0:
+        store.opened(place, TREES, fast=True).close()
+        return 0
+    jobs = 1 if log.root is None or stop < 4 * batch.SIZE else max(1, min(jobs, 16))
+    if jobs == 1:
+        fold_share(log, place, (0, 1), stop, progress or _quiet)
+        return stop
+    parts = [place / f"part-{number}" for number in range(jobs)]
+    assert log.root is not None
+    _in_children(log.root, parts, stop, progress or _quiet)
+    with ExitStack() as held:
+        sources = [store.opened(part, TREES, fast=True) for part in parts]
+        for source in sources:
+            held.callback(source.close)
+        target = store.opened(place, TREES, fast=True)
+        held.callback(target.close)
+        _merge(sources, target)
+        with target.write() as writer:
+            for one in ALL.values():
+                batch.put_cursor(writer, one.name, _cursor(log, one, stop))
+        target.sync()
+    for part in parts:
+        shutil.rmtree(part, ignore_errors=True)
+    return stop
+
+
+def fold_share(log: Log, place: Path, share: tuple[int, int], stop: int, told: Progress) -> None:
+    """Fold the streams of a share into an environment of their own."""
+    kept, states = store.opened(place, TREES, fast=True), States(log)
+    try:
+        at = {one.name: Cursor(version=one.version, code=code_digests()[one.name]) for one in ALL.values()}
+        low = 0
+        while low < stop:
+            with kept.write() as writer:
+                low = batch.advance(writer, log, ALL.values(), at, states, stop=stop, share=share)
+                at = {name: attrs.evolve(cursor, seq=low) for name, cursor in at.items()}
+            told(low, stop)
+        kept.sync()
+    finally:
+        kept.close()
+
+
+def _compared(views: Views, fresh: Store, name: str, seq: int) -> Checked:
+    with views.reading() as kept, fresh.read() as folded_:
+        digests = digest_of(kept, name), digest_of(folded_, name)
+        different: list[str] = []
+        if digests[0] != digests[1]:
+            for key in _differing(kept.scan(name), folded_.scan(name)):
+                different.append(f"{int.from_bytes(key[:8], 'big')}/{key[8:].decode(errors='replace')}")
+                if len(different) == _SHOWN:
+                    break
+    return Checked(name=name, seq=seq, kept=digests[0], folded=digests[1], different=tuple(different))
+
+
+def _differing(kept: Iterable[tuple[bytes, bytes]], fresh: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """Keys of rows that are on one side only, or other on the other, in order."""
+    merged = heapq.merge(((key, value, 0) for key, value in kept), ((key, value, 1) for key, value in fresh))
+    before: tuple[bytes, bytes, int] | None = None
+    for row in merged:
+        if before is not None and before[0] == row[0]:
+            if before[1] != row[1]:
+                yield row[0]
+            before = None
+            continue
+        if before is not None:
+            yield before[0]
+        before = row
+    if before is not None:
+        yield before[0]
+
+
+# Merging what processes folded
+
+
+def _merge(sources: list[Store], target: Store) -> None:
+    """Rows of disjoint streams, in the order of their keys; sums added up."""
+    with ExitStack() as held:
+        readers = [held.enter_context(source.read()) for source in sources]
+        for tree in (*ALL, "states", "parked"):
+            rows = heapq.merge(*(reader.scan(tree) for reader in readers))
+            while _put(target, tree, rows):
+                pass
+        with target.write() as writer:
+            for reader in readers:
+                for key, value in reader.scan("sums"):
+                    _add(writer, key, value)
+
+
+def _put(target: Store, tree: str, rows: Iterator[tuple[bytes, bytes]]) -> bool:
+    """Write some rows; False when there are no more."""
+    written = 0
+    with target.write() as writer:
+        for _, (key, value) in zip(range(_MERGE), rows, strict=False):
+            writer.put(tree, key, value)
+            written += 1
+    return written == _MERGE
+
+
+def _add(writer: Writer, key: bytes, value: bytes) -> None:
+    name = key.partition(b"\0")[0].decode()
+    group, of, counters = codec.decode_trusted(value)
+    batch.move(writer, name, group, of, counters)
+
+
+# Processes
+
+
+def _in_children(root: Path, parts: list[Path], stop: int, told: Progress) -> None:
+    """Fold every share in a process of its own; raises what one of them raised, and ends the others."""
+    spawn = multiprocessing.get_context("spawn")
+    children, done = {}, {}
+    try:
+        for number, part in enumerate(parts):
+            ours, theirs = spawn.Pipe(duplex=False)
+            arguments = (str(root), str(part), (number, len(parts)), stop, theirs)
+            child = spawn.Process(target=_child, args=arguments, daemon=True)
+            child.start()
+            theirs.close()
+            children[ours] = child
+            done[ours] = 0
+        while children:
+            for heard in wait(list(children)):
+                _hear(heard, children, done)
+                told(sum(done.values()) // len(parts), stop)
+    finally:
+        for child in children.values():
+            child.kill()
+            child.join()
+
+
+def _hear(ours: Any, children: dict[Any, Any], done: dict[Any, int]) -> None:
+    try:
+        said = ours.recv()
+    except EOFError:
+        child = children.pop(ours)
+        child.join()
+        if child.exitcode != 0:
+            raise LedgerError(
+                f"A process of the rebuild ended with {child.exitcode}.", hint="Try again with --jobs 1."
+            ) from None
+        return
+    if isinstance(said, LedgerError):
+        raise said
+    done[ours] = said
+
+
+def _child(root: str, part: str, share: tuple[int, int], stop: int, pipe: Any) -> None:
+    try:
+        with Log.open(root, readonly=True) as log:
+            fold_share(log, Path(part), share, stop, lambda at, _: pipe.send(at))
+    except LedgerError as error:
+        pipe.send(error)
+    except KeyboardInterrupt:
+        os._exit(130)
+    finally:
+        pipe.close()
+
+
+def _cursor(log: Log, projection: Projection, seq: int) -> Cursor:
+    last = bytes(log.event(seq, contents=False).hash)
+    return Cursor(version=projection.version, code=code_digests()[projection.name], seq=seq, hash=last)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quiet(_: int, __: int) -> None:
+    return

@@ -1,0 +1,209 @@
+"""Failures: one row for everything that went wrong, and whether it came right later.
+
+A row is keyed by what failed and its attempt, so that what comes right finds what went wrong before; an attempt that
+failed again, because an outage counts as none, is one row with its `times`. Words are content of the event at
+`message_seq`. Which failure caused which is for the report to say: it sees all of a run's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ledger_core.events.effect import (
+    ModelCallCompleted,
+    ModelCallFailed,
+    ToolCallCompleted,
+    ToolCallFailed,
+    ToolCallSettled,
+)
+from ledger_core.events.govern import EffectRefused
+from ledger_core.events.run import DivergenceDetected, RunCancelled, RunParked
+from ledger_core.events.step import LeaseExpired, StepBlocked, StepCompleted, StepFailed, StepRetryScheduled
+from ledger_core.events.wait import ChildRunEnded
+from ledger_core.log.record import Event
+from ledger_core.run.state import RunState
+from projections.table import Contribution, Keys, Projection, Row, about, counted
+
+
+def _attempt(event: Event, _: RunState) -> Iterable[str]:
+    body: Any = event.body
+    return (f"{body.path}#{body.attempt:06}",)
+
+
+def _attempts(event: Event, _: RunState) -> Iterable[str]:
+    """All attempts of an effect up to the one that came right, and its refusal."""
+    body: Any = event.body
+    return [f"{body.path}#{number:06}" for number in range(1, body.attempt + 1)]
+
+
+def _refused(event: Event, _: RunState) -> Iterable[str]:
+    body: Any = event.body
+    return (f"{body.path}!",)
+
+
+def _of_step(kind: str) -> Keys:
+    def keys(event: Event, _: RunState) -> Iterable[str]:
+        return (f"{kind}:{event.seq:020}",)
+
+    return keys
+
+
+def _child(event: Event, _: RunState) -> Iterable[str]:
+    body: Any = event.body
+    return (f"child:{body.run}",) if body.status != "completed" else ()
+
+
+def _step_attempt(event: Event, _: RunState) -> Iterable[str]:
+    body: Any = event.body
+    return (f"step:{body.step}#{body.epoch:010}",)
+
+
+def _step_attempts(event: Event, _: RunState) -> Iterable[str]:
+    body: Any = event.body
+    return [f"step:{body.step}#{epoch:010}" for epoch in range(1, body.epoch + 1)]
+
+
+def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
+    body = event.body
+    if isinstance(body, (ToolCallCompleted, ModelCallCompleted, StepCompleted)):
+        return None if row is None else {**row, "recovered": True}
+    if isinstance(body, ToolCallSettled):
+        if row is None:
+            return None
+        return {**row, "in_doubt": body.outcome == "resent", "recovered": body.outcome == "succeeded"}
+    failure = _FAILURES.get(type(body))
+    if failure is None:
+        return row
+    return {
+        **about(event, state),
+        "path": getattr(body, "path", None),
+        "kind": "",
+        "name": "",
+        "category": "",
+        "error_type": "",
+        "attempt": getattr(body, "attempt", state.attempt),
+        "times": 1 + (row["times"] if row else 0),
+        "first_seq": row["first_seq"] if row else event.seq,
+        "seq": event.seq,
+        "time_ns": event.time_ns,
+        "final": True,
+        "in_doubt": False,
+        "recovered": False,
+        "child": None,
+        "message_seq": event.seq,
+        **failure(body, state),
+    }
+
+
+def _tool(body: ToolCallFailed, state: RunState) -> Row:
+    return {
+        "kind": "tool",
+        "name": state.names.get(body.path, ""),
+        "category": body.category,
+        "error_type": body.error_type,
+        "final": body.retry_ns is None,
+        "in_doubt": body.in_doubt,
+    }
+
+
+def _model(body: ModelCallFailed, state: RunState) -> Row:
+    return {
+        "kind": "model",
+        "name": state.names.get(body.path, ""),
+        "category": body.category,
+        "error_type": body.error_type,
+        "final": body.retry_ns is None,
+    }
+
+
+_FAILURES: dict[type, Any] = {
+    ToolCallFailed: _tool,
+    ModelCallFailed: _model,
+    EffectRefused: lambda body, _: {
+        "kind": "refused",
+        "name": body.name,
+        "category": body.category,
+        "error_type": body.error_type,
+    },
+    StepRetryScheduled: lambda body, state: {
+        "kind": "step",
+        "name": state.step_agent,
+        "category": body.category,
+        "error_type": body.error_type,
+        "attempt": body.attempt - 1,
+        "final": False,
+    },
+    StepFailed: lambda body, state: {
+        "kind": "step",
+        "name": state.step_agent,
+        "category": body.category,
+        "error_type": body.error_type,
+    },
+    StepBlocked: lambda _, state: {"kind": "blocked", "name": state.step_agent, "category": "blocked"},
+    LeaseExpired: lambda body, state: {
+        "kind": "lease",
+        "name": state.step_agent,
+        "category": "lease lost",
+        "error_type": body.reason,
+        "final": False,
+        "message_seq": None,
+    },
+    RunParked: lambda body, state: {
+        "kind": "parked",
+        "name": state.agent,
+        "category": "lease lost",
+        "error_type": f"{body.losses} workers lost",
+        "message_seq": None,
+    },
+    DivergenceDetected: lambda body, state: {
+        "kind": "divergence",
+        "name": state.step_agent,
+        "category": "divergence",
+        "error_type": body.code,
+    },
+    ChildRunEnded: lambda body, state: {
+        "kind": "child",
+        "name": state.children[body.run].agent if body.run in state.children else "",
+        "path": state.children[body.run].path if body.run in state.children else None,
+        "category": body.status,
+        "error_type": body.error_type or "",
+        "child": body.run,
+    },
+    RunCancelled: lambda _, state: {
+        "kind": "cancelled",
+        "name": state.agent,
+        "category": "cancelled",
+        "message_seq": None,
+    },
+}
+
+
+def _sums(row: Row) -> Iterable[Contribution]:
+    yield counted("kind", row["kind"], failures=row["times"], recovered=int(row["recovered"]))
+    yield counted("category", row["category"], failures=row["times"], recovered=int(row["recovered"]))
+
+
+FAILURES = Projection(
+    name="failures",
+    version=1,
+    keys={
+        ToolCallFailed: _attempt,
+        ModelCallFailed: _attempt,
+        ToolCallCompleted: _attempts,
+        ModelCallCompleted: _attempts,
+        ToolCallSettled: _attempts,
+        EffectRefused: _refused,
+        StepRetryScheduled: _step_attempt,
+        StepFailed: _step_attempt,
+        LeaseExpired: _step_attempt,
+        StepCompleted: _step_attempts,
+        StepBlocked: _of_step("blocked"),
+        RunParked: _of_step("parked"),
+        DivergenceDetected: _of_step("divergence"),
+        ChildRunEnded: _child,
+        RunCancelled: _of_step("cancelled"),
+    },
+    fold=_fold,
+    sums=_sums,
+)
