@@ -17,9 +17,14 @@ import attrs
 from ledger_core.errors import LedgerError
 from ledger_core.log import disk
 from ledger_core.log.log import KEYS, STORE, Log
+from projections.store import VIEWS
+from projections.views import Views
 
 NAMES: Final = ("agentledger", "ledger_core", "projections", "replay", "cli")
-PACKAGES: Final = ("lmdb", "msgpack", "blake3", "attrs", "click", "cryptography", "rich", "jsonschema", "PyYAML")
+PACKAGES: Final = (
+    *("lmdb", "msgpack", "blake3", "attrs", "click"),
+    *("cattrs", "cryptography", "jinja2", "jsonschema", "PyYAML", "rich"),
+)
 _LITTLE: Final = 1 << 30
 
 
@@ -37,7 +42,10 @@ class Check:
 
 def all_checks(root: Path) -> list[Check]:
     """Look at everything; a check that fails to look is a bad one."""
-    checks: tuple[Callable[[Path], Check], ...] = (_python, _packages, _clashes, _disk, _file_system, _ledger, _keys)
+    checks: tuple[Callable[[Path], Check], ...] = (
+        *(_python, _packages, _clashes, _disk, _file_system),
+        *(_ledger, _keys, _views),
+    )
     found = []
     for check in checks:
         try:
@@ -100,3 +108,16 @@ def _keys(root: Path) -> Check:
     if open_to_others:
         return Check(name="keys", ok=False, detail=f"readable by others: {', '.join(open_to_others)}; chmod 600 them")
     return Check(name="keys", ok=True, detail=f"{len(list(path.glob('*.keys')))} pages, readable by their owner only")
+
+
+def _views(root: Path) -> Check:
+    """How far behind what is derived is, and what could not be folded."""
+    if not (root / STORE).is_dir() or not (root / VIEWS).is_dir():
+        return Check(name="views", ok=True, detail="none kept yet; the first report makes them")
+    with Log.open(root, readonly=True) as log, Views.open(log) as views:
+        behind = log.head().seq - min(one.seq for one in views.standing())
+        parked = views.parked()
+    if parked:
+        said = "; ".join(f"{one.projection} at seq {one.seq:,}: {one.error}" for one in parked[:3])
+        return Check(name="views", ok=False, detail=f"{len(parked):,} events could not be folded: {said}")
+    return Check(name="views", ok=True, detail=f"{behind:,} events behind the log; brought up when they are asked")

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from cli.commands import budget, demo, keep, ledger, lint, log, policy, prove, runs, sandbox, serve, steer, tools
+from cli.commands import budget, demo, keep, ledger, lint, log, policy, prove, runs, sandbox, serve, steer, tools, views
 from cli.options import DEFAULT_ROOT, pass_settings
 from cli.output import Settings, complain, say
 from ledger_core import __version__
@@ -45,9 +45,10 @@ GROUPS: dict[str, Sequence[click.Command]] = {
         ledger.artifacts,
         log.log,
         serve.transcript,
+        views.views,
     ),
     "Govern": (policy.policy, sandbox.sandbox, tools.tools, lint.lint),
-    "Prove": (prove.verify, prove.replay),
+    "Prove": (prove.verify, prove.replay, views.rebuild_),
     "Keep": (keep.init, keep.doctor),
 }
 

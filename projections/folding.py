@@ -8,7 +8,7 @@ asks is told. Each event is folded into its run's state once, for all of them. T
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -17,7 +17,7 @@ from ledger_core import chain, codec
 from ledger_core.events import Body
 from ledger_core.log.record import Event
 from ledger_core.run.state import RunState
-from projections.table import Keys, Projection, Row
+from projections.table import Contribution, Keys, Projection, Row
 from projections.tables import ALL
 
 STATES: Final = "states"
@@ -45,17 +45,17 @@ class _Change:
     """A row that was touched."""
 
     row: Row | None
-    counted: list[tuple[str, str, dict[str, int]]]
+    counted: list[Contribution]
     """What the row added to sums before it was touched."""
     seq: int = 0
 
 
-def row_key(stream: int, key: str) -> bytes:
-    """The key of a row: its stream's number, and its own; a very long one is cut and told apart by a digest."""
+def row_key(key: str) -> bytes:
+    """The key of a row in its stream; a very long one is cut, and told apart by a digest."""
     data = key.encode()
     if len(data) > _LONGEST:
-        data = data[: _LONGEST - 16] + chain.code_digest(data)[:16]
-    return stream.to_bytes(8, "big") + data
+        data = data[: _LONGEST - 32] + chain.code_digest(data)
+    return data
 
 
 class Folding:
@@ -67,39 +67,53 @@ class Folding:
         self._load = load
         self._state_before = state_before
         self._projections = {one.name: one for one in projections}
-        self._routes: dict[tuple[str, type[Body]], list[tuple[Projection, Keys]]] = {}
+        self._routes: dict[tuple[str, type[Body]], list[tuple[Projection, Keys, bool]]] = {}
         self._changes: dict[Place, _Change] = {}
-        self._latest: dict[Place, tuple[Event, RunState]] = {}
+        self._latest: dict[tuple[str, int], tuple[Sequence[Place], Event | None, RunState]] = {}
+        """By projection and stream: the last event that was put off, and its rows."""
         self.parked: list[Parked] = []
         self.states: dict[int, RunState] = {}
         """States of the runs that were touched, by the number of their stream."""
 
     def take(self, event: Event) -> None:
         """Fold one more event."""
-        kind = event.stream.partition("/")[0]
+        kind, body = event.stream.partition("/")[0], type(event.body)
+        routes = self._routes.get((kind, body))
+        if routes is None:
+            routes = self._routes[kind, body] = self._route(f"{kind}/", body)
+        for projection, _, later in routes:
+            if projection.latest and not later:
+                self._settle((projection.name, event.stream_no))
         state = self._folded(event) if kind == "run" else _NOBODY
-        for projection, keys in self._route(kind, type(event.body)):
+        prefix = event.stream_no.to_bytes(8, "big")
+        for projection, keys, later in routes:
             try:
-                for key in keys(event, state):
-                    place = (projection.name, row_key(event.stream_no, key))
-                    if projection.latest:
-                        self._latest[place] = (event, state)
-                    else:
+                places = [(projection.name, prefix + row_key(key)) for key in keys(event, state)]
+                if later:
+                    self._latest[projection.name, event.stream_no] = (places, event, state)
+                else:
+                    for place in places:
                         self._fold(projection, place, event, state)
             except Exception as error:  # whatever a fold may raise: one bad projection is not everybody's
                 self._park(projection.name, event.seq, error)
 
+    def _settle(self, which: tuple[str, int]) -> None:
+        """Fold the last event of a stream that was put off, while the state is the one behind it."""
+        places, event, state = self._latest.pop(which, ((), None, _NOBODY))
+        for place in places:
+            assert event is not None
+            try:
+                self._fold(self._projections[which[0]], place, event, state)
+            except Exception as error:
+                self._park(which[0], event.seq, error)
+
     def changes(self) -> Iterator[tuple[Place, bytes | None]]:
         """The rows that are new or other, as bytes; None for those that are gone. Ends the batch."""
-        for (name, key), (event, state) in self._latest.items():
-            try:
-                self._fold(self._projections[name], (name, key), event, state)
-            except Exception as error:
-                self._park(name, event.seq, error)
-        self._latest.clear()
+        for which in list(self._latest):
+            self._settle(which)
         for place, change in list(self._changes.items()):
             try:
-                yield place, None if change.row is None else codec.encode(change.row)
+                yield place, None if change.row is None else codec.encode_trusted(change.row)
             except Exception as error:  # a row that is no plain data
                 del self._changes[place]
                 self._park(place[0], change.seq, error)
@@ -108,7 +122,10 @@ class Folding:
         """By how much counters moved, by projection, group and key; after `changes`."""
         moved: dict[tuple[str, str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for (name, _), change in self._changes.items():
-            for sign, contributions in ((-1, change.counted), (1, self._counted(name, change.row))):
+            now = self._counted(name, change.row, change.seq)
+            if now == change.counted:
+                continue
+            for sign, contributions in ((-1, change.counted), (1, now)):
                 for group, key, counters in contributions:
                     target = moved[name, group, key]
                     for counter, amount in counters.items():
@@ -126,16 +143,13 @@ class Folding:
             self._park(STATES, event.seq, error)
         return state
 
-    def _route(self, kind: str, body: type[Body]) -> list[tuple[Projection, Keys]]:
-        """The projections that may change by such an event, with how each names its rows."""
-        found = self._routes.get((kind, body))
-        if found is None:
-            found = []
-            for one in self._projections.values():
-                keys = one.keys if callable(one.keys) else one.keys.get(body)
-                if keys is not None and one.streams == f"{kind}/":
-                    found.append((one, keys))
-            self._routes[kind, body] = found
+    def _route(self, streams: str, body: type[Body]) -> list[tuple[Projection, Keys, bool]]:
+        """The projections that may change by such an event, how each names its rows, and whether the last is enough."""
+        found = []
+        for one in self._projections.values():
+            keys = one.keys if callable(one.keys) else one.keys.get(body)
+            if keys is not None and one.streams == streams:
+                found.append((one, keys, one.latest and body not in one.ordered))
         return found
 
     def _fold(self, projection: Projection, place: Place, event: Event, state: RunState) -> None:
@@ -150,10 +164,14 @@ class Folding:
             row = None if change.row is None else dict(change.row)
             change.row, change.seq = projection.fold(row, event, state), event.seq
 
-    def _counted(self, name: str, row: Row | None) -> list[tuple[str, str, dict[str, int]]]:
-        if row is None:
+    def _counted(self, name: str, row: Row | None, seq: int | None = None) -> list[Contribution]:
+        """What a row adds to sums: nothing, where that cannot be said."""
+        try:
+            return [] if row is None else list(self._projections[name].sums(row))
+        except Exception as error:
+            if seq is not None:
+                self._park(name, seq, error)
             return []
-        return [(group, key, dict(counters)) for group, key, counters in self._projections[name].sums(row)]
 
     def _park(self, name: str, seq: int, error: Exception) -> None:
         self.parked.append(Parked(projection=name, seq=seq, error=f"{type(error).__name__}: {error}"[:500]))

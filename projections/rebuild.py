@@ -9,16 +9,17 @@ does not grow with the ledger. A check changes nothing. This file folds nothing 
 from __future__ import annotations
 
 import heapq
-import multiprocessing
 import os
+import selectors
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import attrs
 
@@ -32,7 +33,7 @@ from projections.code import code_digests
 from projections.store import Store, Writer
 from projections.table import Projection
 from projections.tables import ALL
-from projections.views import TREES, Progress, Views, chosen, digest_of
+from projections.views import Progress, Views, chosen, digest_of, trees
 
 _MERGE: Final = 20_000
 """Rows merged in one commit."""
@@ -113,7 +114,7 @@ def folded(log: Log, seq: int, *, jobs: int | None = None, progress: Progress | 
     with tempfile.TemporaryDirectory(prefix="agentledger-rebuild-") as place:
         path = Path(place) / "g"
         fold_all(log, path, stop=seq, jobs=jobs or _cores(), progress=progress)
-        fresh = store.opened(path, TREES, fast=True)
+        fresh = store.opened(path, trees(), fast=True)
         try:
             yield fresh
         finally:
@@ -123,7 +124,7 @@ def folded(log: Log, seq: int, *, jobs: int | None = None, progress: Progress | 
 def fold_all(log: Log, place: Path, *, stop: int, jobs: int, progress: Progress | None = None) -> int:
     """Fold all projections up to an event into a new environment; gives that event's seq."""
     if stop == 0:
-        store.opened(place, TREES, fast=True).close()
+        store.opened(place, trees(), fast=True).close()
         return 0
     jobs = 1 if log.root is None or stop < 4 * batch.SIZE else max(1, min(jobs, 16))
     if jobs == 1:
@@ -132,25 +133,30 @@ def fold_all(log: Log, place: Path, *, stop: int, jobs: int, progress: Progress 
     parts = [place / f"part-{number}" for number in range(jobs)]
     assert log.root is not None
     _in_children(log.root, parts, stop, progress or _quiet)
+    merge(log, parts, place, stop)
+    for part in parts:
+        shutil.rmtree(part, ignore_errors=True)
+    return stop
+
+
+def merge(log: Log, parts: list[Path], place: Path, stop: int) -> None:
+    """One environment of what was folded of all shares up to an event."""
     with ExitStack() as held:
-        sources = [store.opened(part, TREES, fast=True) for part in parts]
+        sources = [store.opened(part, trees(), fast=True) for part in parts]
         for source in sources:
             held.callback(source.close)
-        target = store.opened(place, TREES, fast=True)
+        target = store.opened(place, trees(), fast=True)
         held.callback(target.close)
         _merge(sources, target)
         with target.write() as writer:
             for one in ALL.values():
                 batch.put_cursor(writer, one.name, _cursor(log, one, stop))
         target.sync()
-    for part in parts:
-        shutil.rmtree(part, ignore_errors=True)
-    return stop
 
 
 def fold_share(log: Log, place: Path, share: tuple[int, int], stop: int, told: Progress) -> None:
     """Fold the streams of a share into an environment of their own."""
-    kept, states = store.opened(place, TREES, fast=True), States(log)
+    kept, states = store.opened(place, trees(), fast=True), States(log)
     try:
         at = {one.name: Cursor(version=one.version, code=code_digests()[one.name]) for one in ALL.values()}
         low = 0
@@ -230,54 +236,43 @@ def _add(writer: Writer, key: bytes, value: bytes) -> None:
 
 
 def _in_children(root: Path, parts: list[Path], stop: int, told: Progress) -> None:
-    """Fold every share in a process of its own; raises what one of them raised, and ends the others."""
-    spawn = multiprocessing.get_context("spawn")
-    children, done = {}, {}
-    try:
-        for number, part in enumerate(parts):
-            ours, theirs = spawn.Pipe(duplex=False)
-            arguments = (str(root), str(part), (number, len(parts)), stop, theirs)
-            child = spawn.Process(target=_child, args=arguments, daemon=True)
-            child.start()
-            theirs.close()
-            children[ours] = child
-            done[ours] = 0
-        while children:
-            for heard in wait(list(children)):
-                _hear(heard, children, done)
-                told(sum(done.values()) // len(parts), stop)
-    finally:
-        for child in children.values():
-            child.kill()
-            child.join()
+    """Fold every share in a process of its own; raises if one of them ends badly, and ends the others."""
+    command = [sys.executable, "-m", "projections.rebuild_worker", str(root), str(stop), str(len(parts))]
+    children: dict[IO[str], subprocess.Popen[str]] = {}
+    done: dict[IO[str], int] = {}
+    with selectors.DefaultSelector() as selector:
+        try:
+            for number, part in enumerate(parts):
+                child = subprocess.Popen([*command, str(number), str(part)], stdout=subprocess.PIPE, text=True)
+                assert child.stdout is not None
+                children[child.stdout] = child
+                selector.register(child.stdout, selectors.EVENT_READ)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    pipe: Any = key.fileobj
+                    line = pipe.readline()
+                    if line.strip().isdigit():
+                        done[pipe] = int(line)
+                        told(sum(done.values()) // len(parts), stop)
+                    elif line:
+                        raise LedgerError(line.strip())
+                    else:
+                        selector.unregister(pipe)
+                        _ended(children[pipe])
+        finally:
+            for pipe, child in children.items():
+                child.kill()
+                child.wait()
+                pipe.close()
 
 
-def _hear(ours: Any, children: dict[Any, Any], done: dict[Any, int]) -> None:
-    try:
-        said = ours.recv()
-    except EOFError:
-        child = children.pop(ours)
-        child.join()
-        if child.exitcode != 0:
-            raise LedgerError(
-                f"A process of the rebuild ended with {child.exitcode}.", hint="Try again with --jobs 1."
-            ) from None
-        return
-    if isinstance(said, LedgerError):
-        raise said
-    done[ours] = said
-
-
-def _child(root: str, part: str, share: tuple[int, int], stop: int, pipe: Any) -> None:
-    try:
-        with Log.open(root, readonly=True) as log:
-            fold_share(log, Path(part), share, stop, lambda at, _: pipe.send(at))
-    except LedgerError as error:
-        pipe.send(error)
-    except KeyboardInterrupt:
-        os._exit(130)
-    finally:
-        pipe.close()
+def _ended(child: subprocess.Popen[str]) -> None:
+    code = child.wait()
+    if code != 0:
+        raise LedgerError(
+            f"A process of the rebuild ended with {code}.",
+            hint="What was kept is as it was. Look at `agentledger verify`, or try again with --jobs 1.",
+        )
 
 
 def _cursor(log: Log, projection: Projection, seq: int) -> Cursor:

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 Keys = Callable[[Event, RunState], Iterable[str]]
 Fold = Callable[[Row | None, Event, RunState], Row | None]
 Contribution = tuple[str, str, Mapping[str, int]]
-"""A group of sums, the key in it, and what the row adds to each of its counters."""
+"""A group of sums, the key in it, and what the row adds to each of its counters: a map of its own, not the row's."""
 
 RUN: Final = "run/"
 SESSION: Final = "session/"
@@ -57,7 +57,9 @@ class Projection:
     """The rows that an event may change: by the type of its body, or of any event."""
     fold: Fold
     latest: bool = False
-    """The row follows from the event and the state alone, and never raises: of several events the last is enough."""
+    """Of several events the last is enough: the fold sets what it sets to what both say, and never raises."""
+    ordered: frozenset[type[Body]] = frozenset()
+    """Where the last is enough: bodies that are folded in order all the same; only with them may the keys change."""
     sums: Callable[[Row], Iterable[Contribution]] = _no_sums
 
 

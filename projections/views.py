@@ -30,7 +30,6 @@ from projections.tables import ALL
 
 Progress = Callable[[int, int], None]
 """Told what is done, and all."""
-TREES: Final = (*ALL, "sums", "states", "parked", "meta")
 _STEP: Final = 512
 """Rows read in one snapshot."""
 
@@ -197,10 +196,10 @@ class Views:
         """The generation that is read; one that is broken is thrown away, once."""
         generation = store.current(self._root)
         try:
-            return store.opened(generation, TREES)
+            return store.opened(generation, trees())
         except Broken:
             store.discard(self._root, generation)
-            return store.opened(store.current(self._root), TREES)
+            return store.opened(store.current(self._root), trees())
 
     def _renew(self) -> None:
         """Go over to another generation, if a rebuild has made one since."""
@@ -222,6 +221,11 @@ def digest_of(reader: Reader, name: str) -> Hash:
             digest.update(len(key).to_bytes(4, "big") + key + len(value).to_bytes(4, "big") + value)
         digest.update(bytes(4))
     return Hash(digest.digest())
+
+
+def trees() -> tuple[str, ...]:
+    """The trees of an environment of views."""
+    return (*ALL, "sums", "states", "parked", "meta")
 
 
 def chosen(names: Iterable[str] | None) -> list[Projection]:
@@ -247,13 +251,13 @@ def of_run(log: Log, run: str, stop: int | None = None) -> Folded:
 
 
 @contextmanager
-def at(log: Log, seq: int, *, progress: Progress | None = None) -> Iterator[Views]:
+def at(log: Log, seq: int, *, names: Iterable[str] | None = None, progress: Progress | None = None) -> Iterator[Views]:
     """The rows of the whole ledger as they were behind an event: folded from the beginning, in a temporary place."""
     head = log.head().seq
     if not 0 <= seq <= head:
         raise BadInput(f"There is no event at seq {seq:,}: the log's last is {head:,}.", hint="agentledger log head")
     with Views.temporary(log) as views:
-        views.catch_up(stop=seq, progress=progress)
+        views.catch_up(names=names, stop=seq, progress=progress)
         yield views
 
 

@@ -63,6 +63,7 @@ def _model_completed(state: RunState, _: int, body: effect.ModelCallCompleted) -
 
 def _model_failed(state: RunState, _: int, body: effect.ModelCallFailed) -> None:
     progressed(state)
+    state.stumbled.add(body.path)
     _paid(state, body)
     if body.retry_ns is None:
         state.failed[body.path] = state.events
@@ -85,6 +86,7 @@ def _tool_completed(state: RunState, seq: int, body: effect.ToolCallCompleted) -
 
 def _tool_failed(state: RunState, _: int, body: effect.ToolCallFailed) -> None:
     progressed(state)
+    state.stumbled.add(body.path)
     row = state.ledger.get(body.path)
     if body.category == "unknown" and row is not None and row.status not in UNSETTLED:
         return  # the word for not knowing rode, and somebody who knew was faster

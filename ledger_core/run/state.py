@@ -100,6 +100,8 @@ class RunState:
     children: dict[str, Child] = attrs.field(factory=dict)
     names: dict[str, str] = attrs.field(factory=dict)
     """Of the tool or model of the step's calls that have not succeeded, by path."""
+    stumbled: set[str] = attrs.field(factory=set)
+    """Paths of calls of which an attempt failed, whatever came of them later."""
     first_seq: int = 0
     """Of the run's first event."""
     created_ns: int = 0
@@ -189,6 +191,7 @@ class RunState:
             taken=dict(self.taken),
             failed=dict(self.failed),
             names=dict(self.names),
+            stumbled=set(self.stumbled),
             approvals=dict(self.approvals),
             pending=dict(self.pending),
             children={name: attrs.evolve(child) for name, child in self.children.items()},

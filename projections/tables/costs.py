@@ -87,7 +87,7 @@ def _day(time_ns: int) -> str:
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    counters = {name: row[name] for name in _COUNTERS} | row["other"]
+    counters = {name: row[name] for name in _COUNTERS if row[name]} | row["other"]
     for group in ("run", "root", "agent", "session", "step", "day"):
         if row[group] is not None:
             yield group, row[group], counters

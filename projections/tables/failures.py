@@ -31,9 +31,11 @@ def _attempt(event: Event, _: RunState) -> Iterable[str]:
     return (f"{body.path}#{body.attempt:06}",)
 
 
-def _attempts(event: Event, _: RunState) -> Iterable[str]:
-    """All attempts of an effect up to the one that came right, and its refusal."""
+def _attempts(event: Event, state: RunState) -> Iterable[str]:
+    """All attempts of an effect up to the one that came right."""
     body: Any = event.body
+    if body.path not in state.stumbled:
+        return ()
     return [f"{body.path}#{number:06}" for number in range(1, body.attempt + 1)]
 
 

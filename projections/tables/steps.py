@@ -66,4 +66,5 @@ def _sums(row: Row) -> Iterable[Contribution]:
     yield counted("status", row["status"], steps=1, claims=row["claims"], losses=row["losses"])
 
 
-STEPS = Projection(name="steps", version=1, keys=_keys, fold=_fold, sums=_sums)
+_ORDERED = frozenset((StepCreated, StepClaimed, LeaseExpired, StepRetryScheduled, *_ENDS))
+STEPS = Projection(name="steps", version=1, keys=_keys, fold=_fold, latest=True, ordered=_ORDERED, sums=_sums)
