@@ -9,6 +9,7 @@ from pathlib import Path
 import govern_bench
 import log_bench
 import run_bench
+import view_bench
 import worker_bench
 
 BENCHES = {
@@ -19,6 +20,7 @@ BENCHES = {
     "replay": run_bench.replay,
     "govern": govern_bench.govern,
     "workers": worker_bench.workers,
+    "views": view_bench.views_,
     "seed": run_bench.seed,
 }
 
