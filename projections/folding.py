@@ -7,7 +7,6 @@ asks is told. Each event is folded into its run's state once, for all of them. T
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -50,6 +49,15 @@ class _Change:
     seq: int = 0
 
 
+@attrs.define
+class _PutOff:
+    """The last event of a stream, of those of which the last is enough, and its rows."""
+
+    places: Sequence[Place]
+    event: Event
+    state: RunState
+
+
 def row_key(key: str) -> bytes:
     """The key of a row in its stream; a very long one is cut, and told apart by a digest."""
     data = key.encode()
@@ -69,8 +77,8 @@ class Folding:
         self._projections = {one.name: one for one in projections}
         self._routes: dict[tuple[str, type[Body]], list[tuple[Projection, Keys, bool]]] = {}
         self._changes: dict[Place, _Change] = {}
-        self._latest: dict[tuple[str, int], tuple[Sequence[Place], Event | None, RunState]] = {}
-        """By projection and stream: the last event that was put off, and its rows."""
+        self._latest: dict[tuple[str, int], _PutOff] = {}
+        """By projection and stream."""
         self.parked: list[Parked] = []
         self.states: dict[int, RunState] = {}
         """States of the runs that were touched, by the number of their stream."""
@@ -88,24 +96,30 @@ class Folding:
         prefix = event.stream_no.to_bytes(8, "big")
         for projection, keys, later in routes:
             try:
+                if later:
+                    put_off = self._latest.get((projection.name, event.stream_no))
+                    if put_off is not None:  # the keys are the same: only ordered bodies change them
+                        put_off.event = event
+                        continue
                 places = [(projection.name, prefix + row_key(key)) for key in keys(event, state)]
                 if later:
-                    self._latest[projection.name, event.stream_no] = (places, event, state)
-                else:
-                    for place in places:
-                        self._fold(projection, place, event, state)
+                    self._latest[projection.name, event.stream_no] = _PutOff(places, event, state)
+                    continue
+                for place in places:
+                    self._fold(projection, place, event, state)
             except Exception as error:  # whatever a fold may raise: one bad projection is not everybody's
                 self._park(projection.name, event.seq, error)
 
     def _settle(self, which: tuple[str, int]) -> None:
         """Fold the last event of a stream that was put off, while the state is the one behind it."""
-        places, event, state = self._latest.pop(which, ((), None, _NOBODY))
-        for place in places:
-            assert event is not None
+        put_off = self._latest.pop(which, None)
+        if put_off is None:
+            return
+        for place in put_off.places:
             try:
-                self._fold(self._projections[which[0]], place, event, state)
+                self._fold(self._projections[which[0]], place, put_off.event, put_off.state)
             except Exception as error:
-                self._park(which[0], event.seq, error)
+                self._park(which[0], put_off.event.seq, error)
 
     def changes(self) -> Iterator[tuple[Place, bytes | None]]:
         """The rows that are new or other, as bytes; None for those that are gone. Ends the batch."""
@@ -120,16 +134,20 @@ class Folding:
 
     def sums(self) -> dict[tuple[str, str, str], dict[str, int]]:
         """By how much counters moved, by projection, group and key; after `changes`."""
-        moved: dict[tuple[str, str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        alike: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, int]] = {}
         for (name, _), change in self._changes.items():
             now = self._counted(name, change.row, change.seq)
             if now == change.counted:
                 continue
             for sign, contributions in ((-1, change.counted), (1, now)):
-                for group, key, counters in contributions:
-                    target = moved[name, group, key]
+                for counters, keys in contributions:
+                    target = alike.setdefault((name, keys), {})
                     for counter, amount in counters.items():
-                        target[counter] += sign * amount
+                        target[counter] = target.get(counter, 0) + sign * amount
+        moved: dict[tuple[str, str, str], dict[str, int]] = {}
+        for (name, keys), counters in alike.items():
+            for group, key in keys:
+                add(moved.setdefault((name, group, key), {}), counters)
         return moved
 
     def _folded(self, event: Event) -> RunState:
@@ -194,8 +212,8 @@ class Folded:
         """Counters summed over the rows, by the keys of a group."""
         found: dict[str, dict[str, int]] = {}
         for _, row in self.tables[name]:
-            for one, key, counters in ALL[name].sums(row):
-                if one == group:
+            for counters, keys in ALL[name].sums(row):
+                for key in (key for one, key in keys if one == group):
                     add(found.setdefault(key, {}), counters)
         return {key: counters for key, counters in sorted(found.items()) if counters}
 

@@ -22,8 +22,8 @@ Row = dict[str, Any]
 """Plain data: None, bool, int, float, str, bytes, lists, dicts with text keys."""
 Keys = Callable[[Event, RunState], Iterable[str]]
 Fold = Callable[[Row | None, Event, RunState], Row | None]
-Contribution = tuple[str, str, Mapping[str, int]]
-"""A group of sums, the key in it, and what the row adds to each of its counters: a map of its own, not the row's."""
+Contribution = tuple[Mapping[str, int], tuple[tuple[str, str], ...]]
+"""What a row adds to counters, and where: groups of sums, with the key in each. The map is its own, not the row's."""
 
 RUN: Final = "run/"
 SESSION: Final = "session/"
@@ -88,6 +88,6 @@ def about(event: Event, state: RunState) -> Row:
     }
 
 
-def counted(group: str, key: Any, **counters: int) -> Contribution:
-    """A contribution under a key that may be absent."""
-    return group, "" if key is None else str(key), counters
+def counted(*places: tuple[str, Any], **counters: int) -> Contribution:
+    """A contribution to counters, under keys of which some may be absent."""
+    return counters, tuple((group, str(key)) for group, key in places if key is not None)

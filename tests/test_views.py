@@ -100,7 +100,7 @@ def test_rows_at_a_seq_are_a_fold_of_what_came_before(drafts, data):
         with views.at(log, seq) as then:
             for name in ALL:
                 assert list(then.rows(name)) == list(whole.rows(name))
-                groups = {group for _, row in whole.tables[name] for group, _, _ in ALL[name].sums(row)}
+                groups = {group for _, row in whole.tables[name] for _, at in ALL[name].sums(row) for group, _ in at}
                 for group in groups:
                     assert then.sums(name, group) == whole.sums(name, group)
         for stream in log.streams(RUN):
@@ -276,7 +276,7 @@ def test_a_sum_that_raises_adds_nothing(monkeypatch):
     def sums(row):
         if row["seq"] > 2:
             raise ValueError("no")
-        yield "all", "", {"rows": 1}
+        yield {"rows": 1}, (("all", ""),)
 
     one = Projection(name="bad", version=1, keys=of_stream, fold=lambda _, event, __: {"seq": event.seq}, sums=sums)
     with Log.in_memory() as log:

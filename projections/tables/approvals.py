@@ -85,7 +85,7 @@ def _asks(state: RunState, approval: str) -> bool:
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    yield counted("status", row["status"], approvals=1)
+    yield counted(("status", row["status"]), approvals=1)
 
 
 APPROVALS = Projection(

@@ -21,9 +21,9 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    yield counted("schema", row["schema"], artifacts=1, bytes=row["size"] or 0)
+    yield counted(("schema", row["schema"]), artifacts=1, bytes=row["size"] or 0)
     if row["media_kind"] is not None:
-        yield counted("media", row["media_kind"], artifacts=1)
+        yield counted(("media", row["media_kind"]), artifacts=1)
 
 
 ARTIFACTS = Projection(name="artifacts", version=1, keys={ArtifactCreated: of_path}, fold=_fold, sums=_sums)

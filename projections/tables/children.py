@@ -33,7 +33,7 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    yield counted("status", row["status"], children=1)
+    yield counted(("status", row["status"]), children=1)
 
 
 CHILDREN = Projection(

@@ -26,6 +26,7 @@ from projections.table import Contribution, Projection, Row, about, of_path
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens")
 _AMOUNTS = (*_TOKENS, "usd_nano")
 _COUNTERS = ("calls", "failed", *_AMOUNTS)
+_GROUPS = ("run", "root", "agent", "session", "step", "day")
 _DAY: dict[int, str] = {}
 """Days that were spelled before."""
 
@@ -88,14 +89,9 @@ def _day(time_ns: int) -> str:
 
 def _sums(row: Row) -> Iterable[Contribution]:
     counters = {name: row[name] for name in _COUNTERS if row[name]} | row["other"]
-    for group in ("run", "root", "agent", "session", "step", "day"):
-        if row[group] is not None:
-            yield group, row[group], counters
-    if row["kind"] != "recorded":
-        yield row["kind"], row["name"], counters
-    else:
-        yield "recorded", row["name"], counters
-    yield "ledger", "", counters
+    places = [("ledger", ""), (row["kind"], row["name"])]
+    places += [(group, row[group]) for group in _GROUPS if row[group] is not None]
+    yield counters, tuple(places)
 
 
 _OUTCOMES = (ToolCallCompleted, ToolCallFailed, ToolCallSettled, ModelCallCompleted, ModelCallFailed)

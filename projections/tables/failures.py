@@ -182,8 +182,8 @@ _FAILURES: dict[type, Any] = {
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    yield counted("kind", row["kind"], failures=row["times"], recovered=int(row["recovered"]))
-    yield counted("category", row["category"], failures=row["times"], recovered=int(row["recovered"]))
+    came_right = int(row["recovered"])
+    yield counted(("kind", row["kind"]), ("category", row["category"]), failures=row["times"], recovered=came_right)
 
 
 FAILURES = Projection(

@@ -46,7 +46,7 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
 def _sums(row: Row) -> Iterable[Contribution]:
     took = 0 if row["ended_ns"] is None else row["ended_ns"] - row["requested_ns"]
     amounts = {name: row[name] or 0 for name in _SAID[:4]}
-    yield counted("model", row["model"], calls=1, took_ns=took, **{row["status"]: 1}, **amounts)
+    yield counted(("model", row["model"]), calls=1, took_ns=took, **{row["status"]: 1}, **amounts)
 
 
 MODELS = Projection(

@@ -21,9 +21,8 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    yield counted("verdict", row["verdict"], decisions=1)
-    yield counted("tool", row["tool"], decisions=1, **{row["verdict"]: 1})
-    yield counted("rule", row["rule"], decisions=1, **{row["verdict"]: 1})
+    yield counted(("verdict", row["verdict"]), decisions=1)
+    yield counted(("tool", row["tool"]), ("rule", row["rule"]), decisions=1, **{row["verdict"]: 1})
 
 
 POLICY_DECISIONS = Projection(

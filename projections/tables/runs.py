@@ -56,11 +56,9 @@ def _fold(_: Row | None, event: Event, state: RunState) -> Row:
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    yield counted("status", row["status"], runs=1)
-    yield counted("agent", row["agent"], runs=1, **{row["status"]: 1})
-    if row["session"] is not None:
-        yield counted("session", row["session"], runs=1, **{row["status"]: 1})
-    yield counted("ledger", "", runs=1, in_doubt=row["in_doubt"], events=row["events"], effects=row["effects"])
+    yield counted(("status", row["status"]), runs=1)
+    yield counted(("agent", row["agent"]), ("session", row["session"]), runs=1, **{row["status"]: 1})
+    yield counted(("ledger", ""), runs=1, in_doubt=row["in_doubt"], events=row["events"], effects=row["effects"])
 
 
 RUNS = Projection(name="runs", version=1, keys=of_stream, fold=_fold, latest=True, sums=_sums)

@@ -34,7 +34,7 @@ def _fold(row: Row | None, event: Event, _: RunState) -> Row | None:
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    yield counted("ledger", "", sessions=1, runs=row["runs"])
+    yield counted(("ledger", ""), sessions=1, runs=row["runs"])
 
 
 SESSIONS = Projection(

@@ -63,7 +63,7 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    yield counted("status", row["status"], steps=1, claims=row["claims"], losses=row["losses"])
+    yield counted(("status", row["status"]), steps=1, claims=row["claims"], losses=row["losses"])
 
 
 _ORDERED = frozenset((StepCreated, StepClaimed, LeaseExpired, StepRetryScheduled, *_ENDS))

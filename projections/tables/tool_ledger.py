@@ -52,9 +52,8 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
 
 
 def _sums(row: Row) -> Iterable[Contribution]:
-    yield counted("status", row["status"], calls=1)
-    yield counted("tool", row["tool"], calls=1, **{row["status"]: 1})
-    yield counted("run", row["run"], calls=1, **{row["status"]: 1})
+    yield counted(("status", row["status"]), calls=1)
+    yield counted(("tool", row["tool"]), ("run", row["run"]), calls=1, **{row["status"]: 1})
 
 
 _CALLS = (
