@@ -141,7 +141,7 @@ REJECTED = [
 ]
 
 
-DOMAINS = ("event", "content", "blob", "blob list", "genesis", "code")
+DOMAINS = ("event", "content", "blob", "blob list", "genesis", "code", "rows", "evidence")
 PURPOSES = ("key check", "content key", "blob id", "request tag")
 
 
@@ -165,6 +165,7 @@ def hash_vectors() -> dict[str, Any]:
         "blob": [blob_digest(data) for data in inputs],
         "blob list": [chain.blob_list_digest(data).hex() for data in inputs],
         "code": [chain.code_digest(data).hex() for data in inputs],
+        "evidence": [chain.evidence_digest(data).hex() for data in inputs],
         "genesis": {"ledger": ledger.hex(), "hash": chain.genesis(ledger).hex()},
         "stream_key": {
             "key": key.hex(),
