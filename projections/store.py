@@ -28,11 +28,18 @@ from ledger_core.log import disk
 VIEWS: Final = "views.lmdb"
 _CURRENT: Final = "current"
 _MAP: Final = 1 << 40
-_FULL: Final = ("No space left", "File too large", "quota exceeded")
+_FULL: Final = ("No space left", "File too large", "quota exceeded", "Input/output error")
+"""What a device says that takes no more; a write that was cut short is an input/output error."""
 
 
-class Broken(Exception):
+class Broken(LedgerError):
     """What is kept cannot be read: it is thrown away and made again."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(
+            f"What is derived of the log cannot be read: {why}.",
+            hint=f"Delete {VIEWS} in the ledger's directory: it is made again from the log.",
+        )
 
 
 class Reader:
@@ -242,7 +249,7 @@ def _check(path: Path) -> None:
     try:
         meta = disk.read_meta(path)
     except LedgerError as error:
-        raise Broken(error.sentence) from None
+        raise Broken(error.sentence.rstrip(".")) from None
     if meta is not None and disk.missing_bytes(path, meta):
         raise Broken("it is cut short")
 

@@ -266,7 +266,7 @@ def open_caught_up(log: Log, *, progress: Progress | None = None) -> Views:
     views = Views.open(log)
     try:
         views.catch_up(progress=progress)
-    except (LedgerError, Broken):
+    except LedgerError:
         views.close()
         raise
     return views

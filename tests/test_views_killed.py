@@ -17,7 +17,8 @@ from suites import histories
 from ledger_core.events import effect
 from ledger_core.log.log import Log
 from ledger_core.log.record import Draft
-from projections import rebuild, store, views
+from projections import batch, rebuild, store, views
+from projections.folding import Parked
 from projections.tables import ALL
 from projections.views import Views
 
@@ -175,3 +176,48 @@ def test_the_commands_tell_and_repair(ledger):
     assert found["same"] is True
     assert {one["outcome"] for one in found["certificates"]} == {"same"}
     assert run("views", "nothing", code=1)["error"]
+
+
+FULL = """
+import resource, sys
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+from cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), limit[1]))
+main(["--root", sys.argv[1], *sys.argv[3:]])
+"""
+
+
+@pytest.mark.parametrize("words", [("views",), ("rebuild", "--jobs", "1"), ("rebuild", "--jobs", "2")])
+@pytest.mark.parametrize("room", [1 << 16, 1 << 20])
+def test_a_full_disk_is_a_sentence(ledger, python, words, room):
+    """Where there is no room for what is derived, a sentence says so; the log, and the next who has room, are well."""
+    with Log.open(ledger) as log, Views.open(log) as rows:
+        rows.drop(ALL.values())
+        file = rows._store.path / "data.mdb"
+    file.unlink()
+    child = python.start(FULL, ledger, room, *words)
+    out, said = child.communicate(timeout=60)
+    assert child.returncode == 1, (out, said)
+    assert "could not be kept" in said or "cannot be kept" in said
+    assert "Traceback" not in said and "defect" not in said
+    with Log.open(ledger) as log, views.open_caught_up(log) as rows:
+        assert {name: rows.digest(name) for name in ALL} == digests(log)
+
+
+def test_doctor_tells_what_was_parked(ledger, python):
+    """An event that a projection could not take is what `doctor` calls bad, and says where."""
+    with Log.open(ledger) as log, views.open_caught_up(log) as rows, rows._store.write() as writer:
+        batch.park(writer, Parked(projection="runs", seq=17, error="ValueError: odd"))
+    said = subprocess.run(
+        [sys.executable, "-m", "agentledger", "--root", str(ledger), "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 1
+    assert "BAD  views" in said.stdout
+    assert "runs at seq 17: ValueError: odd" in said.stdout
+    with Log.open(ledger) as log:
+        rebuild.rebuild(log, ["runs"])
+        with Views.open(log) as rows:
+            assert rows.parked() == []
