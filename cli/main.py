@@ -16,7 +16,24 @@ from typing import Any
 
 import click
 
-from cli.commands import budget, demo, keep, ledger, lint, log, policy, prove, runs, sandbox, serve, steer, tools, views
+from cli.commands import (
+    budget,
+    demo,
+    evidence,
+    keep,
+    ledger,
+    lint,
+    log,
+    policy,
+    prove,
+    runs,
+    sandbox,
+    serve,
+    steer,
+    tools,
+    travel,
+    views,
+)
 from cli.options import DEFAULT_ROOT, pass_settings
 from cli.output import Settings, complain, say
 from ledger_core import __version__
@@ -45,10 +62,13 @@ GROUPS: dict[str, Sequence[click.Command]] = {
         ledger.artifacts,
         log.log,
         serve.transcript,
+        travel.debug,
+        travel.timetravel,
+        travel.trace,
         views.views,
     ),
     "Govern": (policy.policy, sandbox.sandbox, tools.tools, lint.lint),
-    "Prove": (prove.verify, prove.replay, views.rebuild_),
+    "Prove": (prove.verify, prove.replay, evidence.evidence, evidence.evidence_check, views.rebuild_),
     "Keep": (keep.init, keep.doctor),
 }
 
@@ -86,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
+    stdout = sys.stdout
     try:
         code: Any = cli.main(arguments, prog_name="agentledger", obj=settings, standalone_mode=False)
         sys.stdout.flush()
@@ -94,6 +115,8 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as left:  # agent code may call sys.exit; its run is given back, and that must be seen
+        if sys.stdout is not stdout:  # click's way to say that whoever read us has seen enough
+            return 0
         say(f"error: the code ended the process ({left.code!r}).\nGo on with: agentledger resume latest")
         return 1
     except click.ClickException as error:

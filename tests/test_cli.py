@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -250,6 +251,15 @@ def test_a_broken_pipe(shell):
     assert "Traceback" not in err and "BrokenPipe" not in err
     process.stdin.close()
     process.stderr.close()
+
+
+def test_whoever_reads_may_stop(shell, tmp_path):
+    """A command whose reader has seen enough ends well, and says nothing of it."""
+    shell("run", "agents.py:hello", "--run-id", "r")
+    command = [sys.executable, "-c", "from cli.main import main; main()", "trace", "r"]
+    reader = f"{shlex.join(command)}; echo $? >&2"
+    done = subprocess.run(["bash", "-c", f"({reader}) | true"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.split() == ["0"]
 
 
 def test_reading_changes_nothing(shell):

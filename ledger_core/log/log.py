@@ -267,8 +267,8 @@ class Log:
         """Number and key of a stream, to hand to somebody who may read it; None if the key is gone."""
         with self._store.read() as reader:
             number = index.find_stream(reader, stream)
-        key = None if number is None else self._keys.get(number)
-        return None if number is None or key is None else (number, key)
+            cipher = None if number is None else self._reading.cipher(reader, number, {})
+        return None if number is None or cipher is None else (number, cipher.key)
 
     # Committing
 

@@ -25,6 +25,9 @@ from ledger_core.log.record import Event
 from ledger_core.run.state import RunState
 from projections.table import Contribution, Keys, Projection, Row, about, counted
 
+_BACK = 1000
+"""Attempts and claims that are looked at again when something comes right."""
+
 
 def _attempt(event: Event, _: RunState) -> Iterable[str]:
     body: Any = event.body
@@ -36,7 +39,7 @@ def _attempts(event: Event, state: RunState) -> Iterable[str]:
     body: Any = event.body
     if body.path not in state.stumbled:
         return ()
-    return [f"{body.path}#{number:06}" for number in range(1, body.attempt + 1)]
+    return [f"{body.path}#{number:06}" for number in _last(body.attempt)]
 
 
 def _refused(event: Event, _: RunState) -> Iterable[str]:
@@ -63,7 +66,12 @@ def _step_attempt(event: Event, _: RunState) -> Iterable[str]:
 
 def _step_attempts(event: Event, _: RunState) -> Iterable[str]:
     body: Any = event.body
-    return [f"step:{body.step}#{epoch:010}" for epoch in range(1, body.epoch + 1)]
+    return [f"step:{body.step}#{epoch:010}" for epoch in _last(body.epoch)]
+
+
+def _last(number: int) -> range:
+    """The numbers up to one, as far as anybody looks back: a forged one is no reason to count for ever."""
+    return range(max(1, number - _BACK + 1), number + 1)
 
 
 def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
