@@ -258,7 +258,8 @@ def test_whoever_reads_may_stop(shell, tmp_path):
     shell("run", "agents.py:hello", "--run-id", "r")
     command = [sys.executable, "-c", "from cli.main import main; main()", "trace", "r"]
     reader = f"{shlex.join(command)}; echo $? >&2"
-    done = subprocess.run(["bash", "-c", f"({reader}) | true"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    words = ["bash", "-c", f"({reader}) | true"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr.split() == ["0"]
 
 

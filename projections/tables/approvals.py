@@ -50,7 +50,7 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
     elif isinstance(body, ToolCallRequested):
         row["used"] = True
     elif row["status"] == "pending" and not _asks(state, row["approval"]):
-        expired = isinstance(body, TimerFired) and row["wake_ns"] is not None and row["wake_ns"] <= event.time_ns
+        expired = isinstance(body, TimerFired) or getattr(body, "error_type", "") == "ApprovalExpired"
         row["status"] = "expired" if expired else "withdrawn"
     return row
 
