@@ -58,3 +58,11 @@ def _works(*command: str) -> bool:
     if shutil.which(command[0]) is None:
         return False
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def chromium() -> None:
+    """A Chromium that starts without a window."""
+    there = next(
+        (name for name in ("chromium", "chromium-browser", "google-chrome", "chrome") if shutil.which(name)), ""
+    )
+    _need(there if there and _works(there, "--version") else "", "Chromium (on Debian: apt-get install chromium)")
