@@ -18,6 +18,7 @@ import click
 
 from cli.commands import (
     budget,
+    contract,
     demo,
     evidence,
     keep,
@@ -68,7 +69,14 @@ GROUPS: dict[str, Sequence[click.Command]] = {
         views.views,
     ),
     "Govern": (policy.policy, sandbox.sandbox, tools.tools, lint.lint),
-    "Prove": (prove.verify, prove.replay, evidence.evidence, evidence.evidence_check, views.rebuild_),
+    "Prove": (
+        prove.verify,
+        prove.replay,
+        evidence.evidence,
+        evidence.evidence_check,
+        contract.contract,
+        views.rebuild_,
+    ),
     "Keep": (keep.init, keep.doctor),
 }
 
