@@ -8,11 +8,17 @@ forgotten.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from agentledger import InDoubt, RetryableAgentError, ToolFailed, WaitTimedOut, agent, tool
+from cli.output import Settings
+from ledger_core.events.effect import ToolCallCompleted, ToolCallFailed, ToolCallRequested
+from ledger_core.events.run import RunCompleted, RunCreated
+from ledger_core.events.step import AgentResultReturned, StepClaimed, StepCompleted, StepCreated
+from ledger_core.log.record import Draft
 from ledger_core.runtime.runtime import Runtime
 
 SOON = {"max_attempts": 3, "initial": 0.01, "maximum": 0.02}
@@ -116,8 +122,6 @@ def told(runtime: Runtime) -> Told:
 
 def command(name: Any, root: Any, *arguments: str, json_: bool = False) -> Any:
     """Call a click command as `cli.main` does; its exit code, if it gave one."""
-    from cli.output import Settings
-
     return name.main(list(arguments), obj=Settings(root=root, json=json_), standalone_mode=False) or 0
 
 
@@ -133,3 +137,27 @@ def text_of(capsys: Any, name: Any, root: Any, *arguments: str, code: int = 0) -
     capsys.readouterr()
     assert command(name, root, *arguments) == code
     return str(capsys.readouterr().out)
+
+
+def long_run(log: Any, run: str, calls: int) -> None:
+    """A run of `2 * calls + 6` events, as a worker would have written them: each tenth call failed."""
+    bodies: list[Any] = [
+        RunCreated(run=run, agent="long", seed=bytes(32), initial_state={"n": 1}),
+        StepCreated(step=f"step_{run}", number=1, agent="long"),
+        StepClaimed(step=f"step_{run}", epoch=1, worker="w", base_version=0),
+    ]
+    for number in range(1, calls + 1):
+        call: Any = {"path": str(number), "attempt": 1}
+        what: Any = {"tool": f"t{number % 5}", "tool_version": "1", "side_effect": "external_write"}
+        bodies.append(ToolCallRequested(**call, **what, request=bytes(32), arguments={"n": number}))
+        if number % 10:
+            bodies.append(ToolCallCompleted(**call, spent={"usd_nano": 1_000}, result=number))
+        else:
+            why: Any = {"category": "tool", "error_type": "ValueError", "in_doubt": False}
+            bodies.append(ToolCallFailed(**call, **why, spent={"usd_nano": 500}, message=f"no {number}"))
+    bodies += [AgentResultReturned(step=f"step_{run}", output=1), StepCompleted(step=f"step_{run}", epoch=1)]
+    counts = Counter(body.kind.name for body in bodies)
+    tools = Counter(body.tool for body in bodies if isinstance(body, ToolCallRequested))
+    bodies.append(RunCompleted(counts=dict(counts), tools=dict(tools)))
+    for at in range(0, len(bodies), 5_000):
+        log.append(*(Draft(stream=f"run/{run}", body=body) for body in bodies[at : at + 5_000]))
