@@ -25,8 +25,10 @@ SCRIPTS: Final = (
     "msgpack.js",
     "record.js",
     "shown.js",
+    "calls.js",
     "fold.js",
     "follow.js",
+    "rows.js",
     "verify.js",
     "dom.js",
     "values.js",
@@ -43,6 +45,7 @@ SCRIPTS: Final = (
     "main.js",
 )
 """In this order: each uses only what stands before it."""
+STYLES: Final = ("look.css", "fit.css")
 _ESCAPES: Final = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 """In JSON these stand inside texts only, so the text stays the same document."""
 
@@ -61,7 +64,7 @@ def render(bundle: Mapping[str, Any]) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"The bundle is no JSON: {error}.", hint="Make one: agentledger evidence RUN.") from None
     kinds = {name: [kind.version, *kind.content] for name, kind in REGISTRY.items()}
-    scripts, styles = [_read(name) for name in SCRIPTS], _read("page.css")
+    scripts, styles = [_read(name) for name in SCRIPTS], "\n".join(map(_read, STYLES))
     environment = Environment(autoescape=True, keep_trailing_newline=True)
     return environment.from_string(_read("page.html")).render(
         run=str(bundle.get("run_id")),

@@ -8,10 +8,24 @@
 'use strict';
 const Blake3 = (() => {
   const IV = Int32Array.of(
-    0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19);
-  const CHUNK_START = 1, CHUNK_END = 2, PARENT = 4, ROOT = 8;
-  const KEYED = 16, CONTEXT = 32, MATERIAL = 64;
-  const CHUNK = 1024, BLOCK = 64;
+    0x6a09e667,
+    0xbb67ae85,
+    0x3c6ef372,
+    0xa54ff53a,
+    0x510e527f,
+    0x9b05688c,
+    0x1f83d9ab,
+    0x5be0cd19,
+  );
+  const CHUNK_START = 1,
+    CHUNK_END = 2,
+    PARENT = 4,
+    ROOT = 8;
+  const KEYED = 16,
+    CONTEXT = 32,
+    MATERIAL = 64;
+  const CHUNK = 1024,
+    BLOCK = 64;
 
   /** The order in which each of the seven rounds takes the words of the message. */
   const ORDER = (() => {
@@ -24,24 +38,39 @@ const Blake3 = (() => {
   const v = new Int32Array(16);
 
   function mix(a, b, c, d, x, y) {
-    let va = v[a], vb = v[b], vc = v[c], vd = v[d];
+    let va = v[a],
+      vb = v[b],
+      vc = v[c],
+      vd = v[d];
     va = (va + vb + x) | 0;
-    vd ^= va; vd = (vd >>> 16) | (vd << 16);
+    vd ^= va;
+    vd = (vd >>> 16) | (vd << 16);
     vc = (vc + vd) | 0;
-    vb ^= vc; vb = (vb >>> 12) | (vb << 20);
+    vb ^= vc;
+    vb = (vb >>> 12) | (vb << 20);
     va = (va + vb + y) | 0;
-    vd ^= va; vd = (vd >>> 8) | (vd << 24);
+    vd ^= va;
+    vd = (vd >>> 8) | (vd << 24);
     vc = (vc + vd) | 0;
-    vb ^= vc; vb = (vb >>> 7) | (vb << 25);
-    v[a] = va; v[b] = vb; v[c] = vc; v[d] = vd;
+    vb ^= vc;
+    vb = (vb >>> 7) | (vb << 25);
+    v[a] = va;
+    v[b] = vb;
+    v[c] = vc;
+    v[d] = vd;
   }
 
   /** One compression: the first eight words of what comes out go to `out`. A counter stays below 2^53. */
   function compress(cv, m, counter, size, flags, out) {
     for (let at = 0; at < 8; at++) v[at] = cv[at];
-    v[8] = IV[0]; v[9] = IV[1]; v[10] = IV[2]; v[11] = IV[3];
-    v[12] = counter | 0; v[13] = Math.floor(counter / 0x100000000);
-    v[14] = size; v[15] = flags;
+    v[8] = IV[0];
+    v[9] = IV[1];
+    v[10] = IV[2];
+    v[11] = IV[3];
+    v[12] = counter | 0;
+    v[13] = Math.floor(counter / 0x100000000);
+    v[14] = size;
+    v[15] = flags;
     for (let at = 0; at < 112; at += 16) {
       mix(0, 4, 8, 12, m[ORDER[at]], m[ORDER[at + 1]]);
       mix(1, 5, 9, 13, m[ORDER[at + 2]], m[ORDER[at + 3]]);
@@ -71,7 +100,8 @@ const Blake3 = (() => {
     const cv = Int32Array.from(key);
     let at = 0;
     do {
-      const size = Math.min(BLOCK, bytes.length - at), last = at + size === bytes.length;
+      const size = Math.min(BLOCK, bytes.length - at),
+        last = at + size === bytes.length;
       if (size === BLOCK) {
         for (let word = 0; word < 16; word++) block[word] = view.getInt32(at + 4 * word, true);
       } else {
@@ -117,7 +147,8 @@ const Blake3 = (() => {
     take() {
       let cv = chunk(this.held, this.key, this.chunks, this.flags, 0);
       this.chunks++;
-      for (let total = this.chunks; total % 2 === 0; total /= 2) cv = parent(this.stack.pop(), cv, this.key, this.flags);
+      for (let total = this.chunks; total % 2 === 0; total /= 2)
+        cv = parent(this.stack.pop(), cv, this.key, this.flags);
       this.stack.push(cv);
       this.size = 0;
     }
@@ -128,7 +159,8 @@ const Blake3 = (() => {
       for (let at = this.stack.length - 1; at >= 0; at--) {
         cv = parent(this.stack[at], cv, this.key, this.flags | (at === 0 ? ROOT : 0));
       }
-      const out = new Uint8Array(32), view = new DataView(out.buffer);
+      const out = new Uint8Array(32),
+        view = new DataView(out.buffer);
       cv.forEach((word, at) => view.setInt32(4 * at, word, true));
       return out;
     }

@@ -25,7 +25,8 @@ function filled(element, attributes, children) {
     else element.setAttribute(name, value === true ? '' : String(value));
   }
   for (const child of children.flat(Infinity)) {
-    if (child !== null && child !== undefined && child !== false) element.append(child instanceof Node ? child : String(child));
+    if (child !== null && child !== undefined && child !== false)
+      element.append(child instanceof Node ? child : String(child));
   }
   return element;
 }
@@ -71,13 +72,36 @@ const Say = (() => {
   return {count, many, time, span, dollars, short, words};
 })();
 
-const MARKS = new Map(Object.entries({
-  completed: 'good', SUCCEEDED: 'good', approved: 'good', allow: 'good', recovered: 'good',
-  failed: 'bad', denied: 'bad', deny: 'bad', diverged: 'bad', PENDING_VERIFICATION: 'doubt', parked: 'doubt', expired: 'doubt',
-  waiting: 'wait', pending: 'wait', RESERVED: 'wait', approve: 'wait', waiting_human: 'wait', waiting_tool: 'wait', sleeping: 'wait',
-  retry_scheduled: 'wait', running: 'run', RUNNING: 'run', COMPENSATED: 'plain', cancelled: 'plain', FAILED_NO_EFFECT: 'plain',
-  withdrawn: 'plain',
-}));
+const MARKS = new Map(
+  Object.entries({
+    completed: 'good',
+    SUCCEEDED: 'good',
+    approved: 'good',
+    allow: 'good',
+    recovered: 'good',
+    failed: 'bad',
+    denied: 'bad',
+    deny: 'bad',
+    diverged: 'bad',
+    PENDING_VERIFICATION: 'doubt',
+    parked: 'doubt',
+    expired: 'doubt',
+    waiting: 'wait',
+    pending: 'wait',
+    RESERVED: 'wait',
+    approve: 'wait',
+    waiting_human: 'wait',
+    waiting_tool: 'wait',
+    sleeping: 'wait',
+    retry_scheduled: 'wait',
+    running: 'run',
+    RUNNING: 'run',
+    COMPENSATED: 'plain',
+    cancelled: 'plain',
+    FAILED_NO_EFFECT: 'plain',
+    withdrawn: 'plain',
+  }),
+);
 const WORDS = new Map(Object.entries({PENDING_VERIFICATION: 'in doubt', FAILED_NO_EFFECT: 'failed, no effect'}));
 
 /** A status as a mark; one that is not known is shown as it is. */
@@ -101,7 +125,11 @@ function copyable(text, label) {
     range.selectNodeContents(code);
     getSelection().removeAllRanges();
     getSelection().addRange(range);
-    if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => (button.textContent = 'Copied'), () => {});
+    if (navigator.clipboard)
+      navigator.clipboard.writeText(text).then(
+        () => (button.textContent = 'Copied'),
+        () => {},
+      );
   });
   return el('span', {class: 'copyable'}, code, button);
 }

@@ -88,7 +88,8 @@ const Exact = (() => {
       const found = NUMBER.exec(text);
       if (!found) throw wrong('Something that is no value');
       at = NUMBER.lastIndex;
-      const value = Number(found[0]), fraction = found[1] !== undefined || found[2] !== undefined;
+      const value = Number(found[0]),
+        fraction = found[1] !== undefined || found[2] !== undefined;
       if (!fraction && found[0] !== '-0') return Number.isSafeInteger(value) ? value : BigInt(found[0]);
       return String(value) === found[0] && !Number.isInteger(value) ? value : new Decimal(found[0]);
     }
@@ -103,13 +104,20 @@ const Exact = (() => {
       if (depth > DEEPEST) throw wrong('A value that is nested too deep');
       space();
       switch (text[at]) {
-        case '{': return object(depth);
-        case '[': return array(depth);
-        case '"': return string();
-        case 't': return word('true', true);
-        case 'f': return word('false', false);
-        case 'n': return word('null', null);
-        default: return number();
+        case '{':
+          return object(depth);
+        case '[':
+          return array(depth);
+        case '"':
+          return string();
+        case 't':
+          return word('true', true);
+        case 'f':
+          return word('false', false);
+        case 'n':
+          return word('null', null);
+        default:
+          return number();
       }
     }
 
@@ -117,7 +125,7 @@ const Exact = (() => {
       const found = Object.create(null);
       at++;
       space();
-      if (text[at] === '}') return at++, found;
+      if (text[at] === '}') return (at++, found);
       for (;;) {
         space();
         if (text[at] !== '"') throw wrong('An object without a name');
@@ -136,7 +144,7 @@ const Exact = (() => {
       const found = [];
       at++;
       space();
-      if (text[at] === ']') return at++, found;
+      if (text[at] === ']') return (at++, found);
       for (;;) {
         found.push(value(depth + 1));
         space();
@@ -153,8 +161,12 @@ const Exact = (() => {
   }
 
   const isMap = (value) =>
-    value !== null && typeof value === 'object' && !Array.isArray(value) && !(value instanceof Decimal) &&
-    !(value instanceof Float) && !(value instanceof Uint8Array);
+    value !== null &&
+    typeof value === 'object' &&
+    !Array.isArray(value) &&
+    !(value instanceof Decimal) &&
+    !(value instanceof Float) &&
+    !(value instanceof Uint8Array);
   const isNumber = (value) => typeof value === 'number' || typeof value === 'bigint' || value instanceof Decimal;
   /** Any number as a double: for charts and times, not for comparing. */
   const number = (value) => (value instanceof Decimal ? value.value : isNumber(value) ? Number(value) : 0);
@@ -169,7 +181,8 @@ const Exact = (() => {
   const sorted = (keys) =>
     keys.sort((a, b) => {
       for (let at = 0; at < a.length && at < b.length; at++) {
-        const left = a.charCodeAt(at), right = b.charCodeAt(at);
+        const left = a.charCodeAt(at),
+          right = b.charCodeAt(at);
         if (left !== right) {
           const high = (code) => code >= 0xd800 && code < 0xe000;
           return high(left) === high(right) ? left - right : high(left) ? 1 : -1;
@@ -214,7 +227,8 @@ const Exact = (() => {
   };
   const unbase64 = (letters) => {
     if (typeof letters !== 'string') throw new Error('No base64.');
-    const raw = atob(letters), bytes = new Uint8Array(raw.length);
+    const raw = atob(letters),
+      bytes = new Uint8Array(raw.length);
     for (let at = 0; at < raw.length; at++) bytes[at] = raw.charCodeAt(at);
     return bytes;
   };

@@ -7,7 +7,8 @@
  */
 'use strict';
 const Lists = (() => {
-  const MARGIN = 8, PAGE = 25;
+  const MARGIN = 8,
+    PAGE = 25;
   const printers = [];
 
   /** Rows of one height in a box that scrolls. `draw(at)` makes a row; `chosen(at)` is told when one is chosen. */
@@ -22,17 +23,28 @@ const Lists = (() => {
       this.rows = new Map();
       this.space = el('div', {class: 'space', role: 'presentation'});
       this.box = el('div', {class: 'window', tabindex: '0', role, 'aria-label': label}, this.space);
-      this.box.addEventListener('scroll', () => this.later(), {passive: true});
+      [this.height, this.view, this.top] = [28, 400, 0];
+      const scrolled = () => {
+        this.top = this.box.scrollTop;
+        this.later();
+      };
+      this.box.addEventListener('scroll', scrolled, {passive: true});
       this.box.addEventListener('keydown', (event) => this.pressed(event));
       this.box.addEventListener('click', (event) => {
         const row = event.target.closest('[data-row]');
         if (row && !event.target.closest('button')) this.choose(Number(row.dataset.row));
       });
-      new ResizeObserver(() => this.show()).observe(this.box);
+      new ResizeObserver(() => this.measure()).observe(this.box);
     }
 
-    get height() {
-      return parseFloat(getComputedStyle(this.box).getPropertyValue('--row')) || 28;
+    /** Sizes are read when they change, and not while rows are drawn: reading them has the page laid out. */
+    measure() {
+      const height = parseFloat(getComputedStyle(this.box).getPropertyValue('--row')) || 28;
+      [this.view, this.top] = [this.box.clientHeight || 400, this.box.scrollTop];
+      if (height !== this.height) for (const row of this.rows.values()) row.remove();
+      if (height !== this.height) this.rows.clear();
+      this.height = height;
+      this.show();
     }
 
     later() {
@@ -49,15 +61,10 @@ const Lists = (() => {
 
     show() {
       this.waiting = 0;
-      const height = this.height, view = this.box.clientHeight || 400;
-      if (height !== this.drawn) {
-        this.drawn = height;
-        for (const row of this.rows.values()) row.remove();
-        this.rows.clear();
-      }
+      const {height, view, top} = this;
       this.space.style.height = `${this.size * height}px`;
-      const from = Math.max(0, Math.floor(this.box.scrollTop / height) - MARGIN);
-      const until = Math.min(this.size, Math.ceil((this.box.scrollTop + view) / height) + MARGIN);
+      const from = Math.max(0, Math.floor(top / height) - MARGIN);
+      const until = Math.min(this.size, Math.ceil((top + view) / height) + MARGIN);
       for (const [at, row] of this.rows) {
         if (at >= from && at < until) continue;
         row.remove();
@@ -87,10 +94,12 @@ const Lists = (() => {
       if (before) before.setAttribute('aria-selected', 'false');
       this.active = at;
       if (at < 0) return this.box.removeAttribute('aria-activedescendant');
-      const height = this.height, top = at * height, view = this.box.clientHeight;
-      if (scroll && view && (top < this.box.scrollTop || top + height > this.box.scrollTop + view)) {
-        this.box.scrollTop = Math.max(0, top - view / 2 + height / 2);
+      const {height, view} = this,
+        place = at * height;
+      if (scroll && (place < this.top || place + height > this.top + view)) {
+        this.top = Math.max(0, Math.min(place - view / 2 + height / 2, this.size * height - view));
         this.show();
+        this.box.scrollTop = this.top;
       }
       const row = this.rows.get(at);
       if (row) row.setAttribute('aria-selected', 'true');
@@ -105,9 +114,16 @@ const Lists = (() => {
 
     pressed(event) {
       if (event.target !== this.box || event.altKey || event.ctrlKey || event.metaKey) return;
-      const page = Math.max(1, Math.floor(this.box.clientHeight / this.height) - 1), last = this.size - 1;
-      const to = {ArrowDown: this.active + 1, ArrowUp: this.active - 1, PageDown: this.active + page, PageUp: this.active - page,
-        Home: 0, End: last}[event.key];
+      const page = Math.max(1, Math.floor(this.view / this.height) - 1),
+        last = this.size - 1;
+      const to = {
+        ArrowDown: this.active + 1,
+        ArrowUp: this.active - 1,
+        PageDown: this.active + page,
+        PageUp: this.active - page,
+        Home: 0,
+        End: last,
+      }[event.key];
       if (to !== undefined) this.choose(Math.max(0, Math.min(last, to)));
       else if (!this.key || !this.key(event, this.active)) return;
       event.preventDefault();
@@ -122,14 +138,26 @@ const Lists = (() => {
     if (!rows.length) return el('p', {class: 'nothing'}, nothing);
     const body = el('tbody');
     const shown = el('span', {class: 'shown'});
-    const back = el('button', {type: 'button'}, '‹ Previous'), next = el('button', {type: 'button'}, 'Next ›');
+    const back = el('button', {type: 'button'}, '‹ Previous'),
+      next = el('button', {type: 'button'}, 'Next ›');
     let page = 0;
-    const made = (row) => el('tr', null, columns.map(([title, cell, kind]) => {
-      const said = cell(row), empty = said === '' || said === null || said === undefined;
-      return el('td', {'data-label': title, class: [kind, empty && 'empty'].filter(Boolean).join(' ') || null}, el('div', null, said));
-    }));
+    const made = (row) =>
+      el(
+        'tr',
+        null,
+        columns.map(([title, cell, kind]) => {
+          const said = cell(row),
+            empty = said === '' || said === null || said === undefined;
+          return el(
+            'td',
+            {'data-label': title, class: [kind, empty && 'empty'].filter(Boolean).join(' ') || null},
+            el('div', null, said),
+          );
+        }),
+      );
     function draw(all = false) {
-      const from = all ? 0 : page * PAGE, until = all ? rows.length : Math.min(rows.length, from + PAGE);
+      const from = all ? 0 : page * PAGE,
+        until = all ? rows.length : Math.min(rows.length, from + PAGE);
       body.replaceChildren(...rows.slice(from, until).map(made));
       shown.textContent = `${Say.count(from + 1)}–${Say.count(until)} of ${Say.count(rows.length)}`;
       [back.disabled, next.disabled] = [page === 0, until === rows.length];
@@ -139,9 +167,26 @@ const Lists = (() => {
     for (const button of [back, next]) button.addEventListener('click', () => draw());
     draw();
     if (rows.length > PAGE) printers.push((print) => draw(print));
-    return el('div', {class: 'table'},
-      el('table', null, el('caption', null, caption), el('thead', null, el('tr', null, columns.map(([title, , kind]) => el('th', {scope: 'col', class: kind}, title)))), body),
-      rows.length > PAGE && el('div', {class: 'pages'}, back, shown, next));
+    return el(
+      'div',
+      {class: 'table'},
+      el(
+        'table',
+        null,
+        el('caption', null, caption),
+        el(
+          'thead',
+          null,
+          el(
+            'tr',
+            null,
+            columns.map(([title, , kind]) => el('th', {scope: 'col', class: kind}, title)),
+          ),
+        ),
+        body,
+      ),
+      rows.length > PAGE && el('div', {class: 'pages'}, back, shown, next),
+    );
   }
 
   /** Have `act(true)` called before the page is printed, and `act(false)` after. */

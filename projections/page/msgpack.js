@@ -50,8 +50,13 @@ const Msgpack = (() => {
     function signed(size, most) {
       const from = take(size);
       const value =
-        size === 1 ? view.getInt8(from) : size === 2 ? view.getInt16(from) : size === 4 ? view.getInt32(from)
-        : exact(view.getBigInt64(from));
+        size === 1
+          ? view.getInt8(from)
+          : size === 2
+            ? view.getInt16(from)
+            : size === 4
+              ? view.getInt32(from)
+              : exact(view.getBigInt64(from));
       if (value > most) throw wrong('a longer form than needed');
       return value;
     }
@@ -87,7 +92,8 @@ const Msgpack = (() => {
     }
 
     function reference(size) {
-      const code = view.getInt8(take(1)), from = take(size);
+      const code = view.getInt8(take(1)),
+        from = take(size);
       if (!refs || (code !== 1 && code !== 2) || size !== (code === 1 ? 16 : 17)) throw wrong('an unknown reference');
       return new Ref(code, bytes.slice(from, from + size));
     }
@@ -105,31 +111,56 @@ const Msgpack = (() => {
       if (first < 0xc0) return text(first & 31);
       if (first >= 0xe0) return first - 0x100;
       switch (first) {
-        case 0xc0: return null;
-        case 0xc2: return false;
-        case 0xc3: return true;
-        case 0xc4: return blob(shortest(1, 0));
-        case 0xc5: return blob(shortest(2, 0x100));
-        case 0xc6: return blob(shortest(4, 0x10000));
-        case 0xc7: return reference(shortest(1, 0));
-        case 0xcb: return float();
-        case 0xcc: return unsigned(1, 0x80);
-        case 0xcd: return unsigned(2, 0x100);
-        case 0xce: return unsigned(4, 0x10000);
-        case 0xcf: return unsigned(8, 0);
-        case 0xd0: return signed(1, -33);
-        case 0xd1: return signed(2, -129);
-        case 0xd2: return signed(4, -32769);
-        case 0xd3: return signed(8, -2147483649);
-        case 0xd8: return reference(16);
-        case 0xd9: return text(shortest(1, 32));
-        case 0xda: return text(shortest(2, 0x100));
-        case 0xdb: return text(shortest(4, 0x10000));
-        case 0xdc: return array(shortest(2, 16), depth);
-        case 0xdd: return array(shortest(4, 0x10000), depth);
-        case 0xde: return map(shortest(2, 16), depth);
-        case 0xdf: return map(shortest(4, 0x10000), depth);
-        default: throw wrong('a form that is never written');
+        case 0xc0:
+          return null;
+        case 0xc2:
+          return false;
+        case 0xc3:
+          return true;
+        case 0xc4:
+          return blob(shortest(1, 0));
+        case 0xc5:
+          return blob(shortest(2, 0x100));
+        case 0xc6:
+          return blob(shortest(4, 0x10000));
+        case 0xc7:
+          return reference(shortest(1, 0));
+        case 0xcb:
+          return float();
+        case 0xcc:
+          return unsigned(1, 0x80);
+        case 0xcd:
+          return unsigned(2, 0x100);
+        case 0xce:
+          return unsigned(4, 0x10000);
+        case 0xcf:
+          return unsigned(8, 0);
+        case 0xd0:
+          return signed(1, -33);
+        case 0xd1:
+          return signed(2, -129);
+        case 0xd2:
+          return signed(4, -32769);
+        case 0xd3:
+          return signed(8, -2147483649);
+        case 0xd8:
+          return reference(16);
+        case 0xd9:
+          return text(shortest(1, 32));
+        case 0xda:
+          return text(shortest(2, 0x100));
+        case 0xdb:
+          return text(shortest(4, 0x10000));
+        case 0xdc:
+          return array(shortest(2, 16), depth);
+        case 0xdd:
+          return array(shortest(4, 0x10000), depth);
+        case 0xde:
+          return map(shortest(2, 16), depth);
+        case 0xdf:
+          return map(shortest(4, 0x10000), depth);
+        default:
+          throw wrong('a form that is never written');
       }
     }
 

@@ -1,17 +1,24 @@
 /* A record's bytes: its header, its facts, its content and the blobs that content refers to (contracts/FORMAT.md).
  *
- * Rules: bytes go in, values or an `Error` with a sentence come out. Seqs and times are BigInt. A `Safe` holds a stream's
- * key and opens what is sealed under it, with the browser's AES-256-GCM; where there is no key or no WebCrypto it says
- * why, and opens nothing. This file does not know what is shown, and judges nothing.
+ * Rules: bytes go in, values or an `Error` with a sentence come out. Seqs and times are BigInt. A `Safe` holds a
+ * stream's key and opens what is sealed under it, with the browser's AES-256-GCM; where there is no key or no WebCrypto
+ * it says why, and opens nothing. This file does not know what is shown, and judges nothing.
  */
 'use strict';
 const Records = (() => {
   const HEADER = 148;
-  const CHUNK = 65536, OVERHEAD = 28, MOST = 65535;
+  const CHUNK = 65536,
+    OVERHEAD = 28,
+    MOST = 65535;
   const FLAGS = {critical: 1, opens: 2, stores: 4, tagged: 8, closes: 16, queues: 32};
   const domain = (name) => Blake3.derive(`AgentLedger format 1 ${name}`, new Uint8Array(0));
-  const DOMAIN = {event: domain('event'), content: domain('content'), blob: domain('blob'), list: domain('blob list'),
-    evidence: domain('evidence')};
+  const DOMAIN = {
+    event: domain('event'),
+    content: domain('content'),
+    blob: domain('blob'),
+    list: domain('blob list'),
+    evidence: domain('evidence'),
+  };
 
   const hash = (sealed) => Blake3.keyed(DOMAIN.event, sealed);
   const contentDigest = (content) => (content.length ? Blake3.keyed(DOMAIN.content, content) : new Uint8Array(32));
@@ -63,7 +70,7 @@ const Records = (() => {
   class Safe {
     /** A safe, or the reason why there is none: `{safe}` or `{why}`. */
     static async open(keyHex) {
-      if (!keyHex) return {why: 'The page carries no key of this run, so nobody can read its contents here.'};
+      if (!keyHex) return {why: 'The page carries no key of this run: it was left out, or the run is forgotten.'};
       if (!globalThis.crypto || !crypto.subtle) {
         return {why: 'This browser gives a page opened like this no cryptography (crypto.subtle).'};
       }
@@ -117,7 +124,11 @@ const Records = (() => {
       for (const [name, value] of Object.entries(found)) {
         if (!(value instanceof Ref)) fields[name] = {value};
         else if (value.code === 2) fields[name] = {ids: await this.leaves(value.data[0], value.data.subarray(1), rows)};
-        else fields[name] = {value: await this.document(value.data, rows), size: (await this.bytes(value.data, rows)).length};
+        else
+          fields[name] = {
+            value: await this.document(value.data, rows),
+            size: (await this.bytes(value.data, rows)).length,
+          };
       }
       return fields;
     }
@@ -126,7 +137,8 @@ const Records = (() => {
     async leaves(level, id, rows) {
       const name = `${level}/${Exact.hex(id)}`;
       if (!this.plain.has(name)) {
-        const node = await this.bytes(id, rows), ids = [];
+        const node = await this.bytes(id, rows),
+          ids = [];
         if (node[0] !== level || level < 1 || node.length < 17 || node.length > 513 || (node.length - 1) % 16) {
           throw new Error('a list of messages is malformed');
         }
@@ -142,7 +154,8 @@ const Records = (() => {
 
     /** The document of a blob by its id, bytes or hex. */
     async document(id, rows) {
-      const bytes = typeof id === 'string' ? Exact.unhex(id) : id, name = `=${Exact.hex(bytes)}`;
+      const bytes = typeof id === 'string' ? Exact.unhex(id) : id,
+        name = `=${Exact.hex(bytes)}`;
       if (!this.plain.has(name)) this.plain.set(name, Msgpack.decode(await this.bytes(bytes, rows)));
       return this.plain.get(name);
     }

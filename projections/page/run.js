@@ -22,8 +22,20 @@ const FAMILIES = [
 const familyOf = (type) => FAMILIES.find(([, , starts]) => starts.some((start) => type.startsWith(start)))[0];
 
 /** Types that say that something went wrong, or that nobody knows. */
-const TROUBLE = new Set(['tool_call_failed', 'model_call_failed', 'effect_refused', 'step_retry_scheduled', 'step_failed',
-  'step_blocked', 'lease_expired', 'run_failed', 'run_parked', 'run_cancelled', 'divergence_detected', 'effect_abandoned']);
+const TROUBLE = new Set([
+  'tool_call_failed',
+  'model_call_failed',
+  'effect_refused',
+  'step_retry_scheduled',
+  'step_failed',
+  'step_blocked',
+  'lease_expired',
+  'run_failed',
+  'run_parked',
+  'run_cancelled',
+  'divergence_detected',
+  'effect_abandoned',
+]);
 
 class Run {
   constructor(bundle) {
@@ -58,8 +70,11 @@ class Run {
 
   trouble(place) {
     const event = this.at(place);
-    return TROUBLE.has(event.type) || (event.type === 'child_run_ended' && event.facts.status !== 'completed') ||
-      (event.type === 'approval_decided' && event.facts.approved === false);
+    return (
+      TROUBLE.has(event.type) ||
+      (event.type === 'child_run_ended' && event.facts.status !== 'completed') ||
+      (event.type === 'approval_decided' && event.facts.approved === false)
+    );
   }
 
   /** What the run was after the event at a place. */
@@ -78,18 +93,35 @@ class Run {
 
   index(event, place) {
     const {type, facts} = event;
-    if (type === 'step_created') this.steps.push({step: facts.step, number: facts.number, agent: facts.agent, first: place, last: place, status: 'created'});
+    if (type === 'step_created')
+      this.steps.push({
+        step: facts.step,
+        number: facts.number,
+        agent: facts.agent,
+        first: place,
+        last: place,
+        status: 'created',
+      });
     const step = this.steps.find((one) => one.step === event.step_id);
     if (step) {
       step.last = place;
-      if (type.startsWith('step_')) step.status = {step_claimed: 'running', step_released: facts.waiting ? 'waiting' : 'pending',
-        step_retry_scheduled: 'retry_scheduled', step_completed: 'completed', step_failed: 'failed', step_cancelled: 'cancelled'}[type] || step.status;
+      if (type.startsWith('step_'))
+        step.status =
+          {
+            step_claimed: 'running',
+            step_released: facts.waiting ? 'waiting' : 'pending',
+            step_retry_scheduled: 'retry_scheduled',
+            step_completed: 'completed',
+            step_failed: 'failed',
+            step_cancelled: 'cancelled',
+          }[type] || step.status;
     }
     const path = typeof facts.path === 'string' ? facts.path : null;
     const effect = path === null ? null : this.effect(event, path, place);
     if (effect) follow(effect, event, place);
     if (type === 'child_run_ended') {
-      for (const one of this.effects.values()) if (one.child === facts.run) [one.status, one.last] = [facts.status, place];
+      for (const one of this.effects.values())
+        if (one.child === facts.run) [one.status, one.last] = [facts.status, place];
     }
     this.names.push(effect ? effect.name : '');
   }
@@ -97,7 +129,19 @@ class Run {
   effect(event, path, place) {
     let found = this.effects.get(path);
     if (!found) {
-      found = {path, step: event.step_id, kind: 'effect', name: '', first: place, last: place, places: [], status: '', attempts: 0, usd: 0, detail: ''};
+      found = {
+        path,
+        step: event.step_id,
+        kind: 'effect',
+        name: '',
+        first: place,
+        last: place,
+        places: [],
+        status: '',
+        attempts: 0,
+        usd: 0,
+        detail: '',
+      };
       this.effects.set(path, found);
     }
     found.last = place;
@@ -127,7 +171,8 @@ class Run {
 
   /** One line about an event. */
   gist(place) {
-    const {type, facts} = this.at(place), parts = [];
+    const {type, facts} = this.at(place),
+      parts = [];
     const name = this.names[place - 1] || facts.tool || facts.model || facts.name || facts.agent || '';
     if (name) parts.push(name);
     if (facts.attempt > 1) parts.push(`attempt ${facts.attempt}`);
@@ -141,17 +186,23 @@ class Run {
     if (facts.error_type) parts.push(facts.error_type);
     if (facts.in_doubt) parts.push('in doubt');
     if (facts.outcome) parts.push(`${Say.words(facts.outcome)}, by ${facts.by}`);
-    if (facts.input_tokens !== undefined) parts.push(`${Say.count(facts.input_tokens)} in, ${Say.count(facts.output_tokens || 0)} out`);
+    if (facts.input_tokens !== undefined)
+      parts.push(`${Say.count(facts.input_tokens)} in, ${Say.count(facts.output_tokens || 0)} out`);
     if (facts.usd_nano) parts.push(Say.dollars(facts.usd_nano));
-    return parts.filter(Boolean).map((one) => Values.visible(String(one))).join(' · ');
+    return parts
+      .filter(Boolean)
+      .map((one) => Values.visible(String(one)))
+      .join(' · ');
   }
 }
 
 /** What one more event says of its effect. */
 function follow(effect, event, place) {
-  const {type, facts} = event, is = (kind, name) => [effect.kind, effect.name] = [kind, name === undefined ? effect.name : String(name)];
+  const {type, facts} = event,
+    is = (kind, name) => ([effect.kind, effect.name] = [kind, name === undefined ? effect.name : String(name)]);
   if (facts.attempt > effect.attempts) effect.attempts = facts.attempt;
-  if (type === 'tool_call_requested' || type === 'tool_permission_decided' || type === 'tool_approval_required') is('tool', facts.tool);
+  if (type === 'tool_call_requested' || type === 'tool_permission_decided' || type === 'tool_approval_required')
+    is('tool', facts.tool);
   else if (type === 'tool_call_joined') is('tool', facts.tool);
   else if (type === 'model_call_requested') is('model', facts.model);
   else if (type === 'effect_refused' || type === 'effect_held') is(facts.effect, facts.name);
@@ -165,15 +216,21 @@ function follow(effect, event, place) {
   else if (type === 'cost_recorded') is('cost', facts.name);
   else if (type === 'artifact_created') is('artifact', facts.artifact);
   if (type === 'child_run_requested') effect.child = facts.run;
-  if (type.endsWith('_requested') || type.endsWith('_awaited') || type === 'timer_started') [effect.status, effect.began] = ['open', effect.began || place];
+  if (type.endsWith('_requested') || type.endsWith('_awaited') || type === 'timer_started')
+    [effect.status, effect.began] = ['open', effect.began || place];
   else if (type === 'tool_approval_required') effect.status = 'waiting';
   else if (type === 'effect_held') effect.status = 'held';
-  else if (/_completed$|^timer_fired$|^wait_answered$|^tool_call_joined$/.test(type) && !type.startsWith('sandbox_')) effect.status = 'completed';
+  else if (/_completed$|^timer_fired$|^wait_answered$|^tool_call_joined$/.test(type) && !type.startsWith('sandbox_'))
+    effect.status = 'completed';
   else if (type.endsWith('_failed')) effect.status = facts.in_doubt ? 'PENDING_VERIFICATION' : 'failed';
   else if (type === 'effect_refused') effect.status = 'denied';
   else if (type === 'effect_abandoned') effect.status = 'withdrawn';
-  else if (type === 'tool_call_settled') effect.status = {succeeded: 'completed', no_effect: 'FAILED_NO_EFFECT', compensated: 'COMPENSATED'}[facts.outcome] || 'PENDING_VERIFICATION';
-  else if (['value_captured', 'state_patch_proposed', 'cost_recorded', 'artifact_created'].includes(type)) effect.status = 'completed';
+  else if (type === 'tool_call_settled')
+    effect.status =
+      {succeeded: 'completed', no_effect: 'FAILED_NO_EFFECT', compensated: 'COMPENSATED'}[facts.outcome] ||
+      'PENDING_VERIFICATION';
+  else if (['value_captured', 'state_patch_proposed', 'cost_recorded', 'artifact_created'].includes(type))
+    effect.status = 'completed';
   if (facts.error_type) effect.detail = facts.error_type;
   const paid = facts.usd_nano !== undefined ? facts.usd_nano : facts.spent && facts.spent.usd_nano;
   if (paid) effect.usd += Exact.number(paid);

@@ -49,18 +49,21 @@ const Shown = (() => {
     if (!Exact.isMap(shown)) return check.wrong('words', event.seq, 'shows a content of no form');
     const names = Object.keys(shown);
     if (!content.length) {
-      if (names.some((name) => shown[name] !== null)) check.wrong('words', event.seq, 'shows a content that it never had');
+      if (names.some((name) => shown[name] !== null))
+        check.wrong('words', event.seq, 'shows a content that it never had');
       return undefined;
     }
     if (!check.safe) {
       const tells = names.some((name) => !UNSAID.includes(shown[name]));
-      if (tells && !check.bundle.stream.key) return check.wrong('words', event.seq, 'shows a content that nothing here proves');
+      if (tells && !check.bundle.stream.key)
+        return check.wrong('words', event.seq, 'shows a content that nothing here proves');
       return check.open('words', check.why);
     }
     let fields;
     try {
       fields = await check.safe.open(head, content, (name) => check.stored.get(name));
-      for (const name of Object.keys(fields)) if (fields[name].ids) check.lists.set(`${event.seq} ${name}`, fields[name].ids);
+      for (const name of Object.keys(fields))
+        if (fields[name].ids) check.lists.set(`${event.seq} ${name}`, fields[name].ids);
       const kind = check.kinds[said.type];
       if (!names.length && (!kind || said.version > kind[0])) {
         return check.open('words', 'contents of a type that the exporting version did not know, and did not show');
@@ -74,7 +77,8 @@ const Shown = (() => {
       if (wrong.length) return check.wrong('words', event.seq, `shows another ${wrong.join(', ')} than was sealed`);
       return check.right('words');
     } catch (error) {
-      if (error instanceof Records.Missing) return check.open('words', 'contents that need a blob which is missing or altered');
+      if (error instanceof Records.Missing)
+        return check.open('words', 'contents that need a blob which is missing or altered');
       return check.wrong('words', event.seq, `its content cannot be opened: ${error.message}`);
     }
   }
@@ -96,10 +100,13 @@ const Shown = (() => {
     if (!Array.isArray(shown)) return name;
     let at = 0;
     for (const one of shown) {
-      const here = `${name}[${at}]`, mark = Exact.isMap(one) && BEFORE in one ? one[BEFORE] : undefined;
+      const here = `${name}[${at}]`,
+        mark = Exact.isMap(one) && BEFORE in one ? one[BEFORE] : undefined;
       if (Exact.isMap(mark)) {
-        const list = check.lists.get(`${mark.seq} ${name}`), {from, count} = mark;
-        if (!list || mark.seq >= event.seq || !Number.isSafeInteger(from) || !Number.isSafeInteger(count) || count < 1) return here;
+        const list = check.lists.get(`${mark.seq} ${name}`),
+          {from, count} = mark;
+        if (!list || mark.seq >= event.seq || !Number.isSafeInteger(from) || !Number.isSafeInteger(count) || count < 1)
+          return here;
         for (let n = 0; n < count; n++) if (list[from + n] === undefined || list[from + n] !== ids[at + n]) return here;
         at += count;
       } else {

@@ -7,11 +7,18 @@
  */
 'use strict';
 const Values = (() => {
-  const LONG = 1200, PART = 60, LEVELS = 2;
-  const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2028\u2029\u2060\u2066-\u2069\ufeff]/g;
+  const LONG = 1200,
+    PART = 60,
+    LEVELS = 2;
+  const HIDDEN = new RegExp(
+    '[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f' +
+      '\\u2028-\\u202e\\u2060\\u2066-\\u2069\\ufeff]',
+    'g',
+  );
 
   /** A text with what is invisible in it made visible. */
-  const visible = (text) => text.replace(HIDDEN, (one) => `⟨U+${one.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}⟩`);
+  const visible = (text) =>
+    text.replace(HIDDEN, (one) => `⟨U+${one.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}⟩`);
 
   /** A text in full, or its beginning with a button for the rest. */
   function long(text, size = LONG) {
@@ -28,7 +35,8 @@ const Values = (() => {
   function leaf(value) {
     if (value === null) return el('span', {class: 'word'}, 'null');
     if (typeof value === 'boolean') return el('span', {class: 'word'}, String(value));
-    if (typeof value === 'string') return Shown.UNSAID.includes(value) ? el('span', {class: 'unsaid'}, value) : long(value);
+    if (typeof value === 'string')
+      return Shown.UNSAID.includes(value) ? el('span', {class: 'unsaid'}, value) : long(value);
     return el('span', {class: 'number'}, String(value));
   }
 
@@ -37,7 +45,10 @@ const Values = (() => {
     if (Array.isArray(value)) return value.length ? Say.many(value.length, 'item') : 'empty list';
     const names = Object.keys(value);
     if (!names.length) return 'empty';
-    const some = names.slice(0, 4).map((name) => visible(Say.short(name, 24))).join(', ');
+    const some = names
+      .slice(0, 4)
+      .map((name) => visible(Say.short(name, 24)))
+      .join(', ');
     return names.length > 4 ? `${some}, … ${names.length} in all` : some;
   }
 
@@ -81,13 +92,17 @@ const Values = (() => {
   /** A row that opens; its inside is drawn when it does. */
   function branch(key, value, options, place, level, isList, kind = '') {
     const size = Array.isArray(value) ? value.length : Object.keys(value).length;
-    const details = el('details', {class: kind},
-      el('summary', null, el('span', {class: isList ? 'index' : 'key'}, key), el('span', {class: 'gist'}, gist(value))));
+    const details = el(
+      'details',
+      {class: kind},
+      el('summary', null, el('span', {class: isList ? 'index' : 'key'}, key), el('span', {class: 'gist'}, gist(value))),
+    );
     const fill = () => {
       if (details.childElementCount === 1) details.append(tree(value, options, place, level + 1));
     };
     const opened = options.opened && options.opened.get(place);
-    const byItself = kind !== 'before' && size > 0 && size <= 12 && level < (options.levels === undefined ? LEVELS : options.levels);
+    const byItself =
+      kind !== 'before' && size > 0 && size <= 12 && level < (options.levels === undefined ? LEVELS : options.levels);
     if (opened === undefined ? byItself : opened) {
       details.open = true;
       fill();

@@ -30,7 +30,9 @@ const Verify = (() => {
       this.kinds = kinds;
       this.progress = progress;
       this.problems = [];
-      this.tallies = new Map(TALLIES.map(([id, name, what]) => [id, {id, name, what, right: 0, wrong: 0, open: new Map()}]));
+      this.tallies = new Map(
+        TALLIES.map(([id, name, what]) => [id, {id, name, what, right: 0, wrong: 0, open: new Map()}]),
+      );
       this.stored = new Map();
       this.lists = new Map();
       this.counts = new Map();
@@ -84,7 +86,7 @@ const Verify = (() => {
       this.end(before);
       this.leftover();
       await Follow.states(this);
-      await Follow.tables(this);
+      await Rows.tables(this);
       await this.digest();
       this.progress(records.length, records.length);
       return this;
@@ -92,7 +94,8 @@ const Verify = (() => {
 
     /** One record: hash, links, content, blobs, then what is shown of it. Its place for the next one's links. */
     async record(row, before, seen) {
-      const event = this.shown.get(big(row.seq)), number = event ? event.seq : null;
+      const event = this.shown.get(big(row.seq)),
+        number = event ? event.seq : null;
       if (!event) this.wrong('facts', null, `The record at seq ${row.seq} is in the page, but its event is not shown.`);
       else if (seen.has(event)) this.wrong('chain', number, 'has two records');
       seen.add(event);
@@ -129,14 +132,18 @@ const Verify = (() => {
 
     /** FORMAT.md section 9: 2, 3, 5 to 7, 11. */
     links(row, head, hash, said, before, number, size) {
-      const wrong = [], zero = new Uint8Array(32);
-      if (head.format !== 1 || head.reserved !== 0 || head.flags & ~KNOWN_FLAGS) wrong.push('has a format that is unknown');
+      const wrong = [],
+        zero = new Uint8Array(32);
+      if (head.format !== 1 || head.reserved !== 0 || head.flags & ~KNOWN_FLAGS)
+        wrong.push('has a format that is unknown');
       if (head.factsSize !== size - 148) wrong.push('says another size of its facts');
       if (head.seq !== big(row.seq)) wrong.push(`was sealed as seq ${head.seq}, and stands here as ${row.seq}`);
       if (head.stream !== big(this.bundle.stream.number)) wrong.push(`belongs to stream ${head.stream}`);
       if (before === null) {
-        if (head.streamSeq !== 1n) wrong.push(`is the first here, but was sealed as event ${head.streamSeq} of its run`);
-        if (head.streamPrev !== 0n || !Exact.equal(head.streamPrevHash, zero)) wrong.push('is the first here, but names one before it');
+        if (head.streamSeq !== 1n)
+          wrong.push(`is the first here, but was sealed as event ${head.streamSeq} of its run`);
+        if (head.streamPrev !== 0n || !Exact.equal(head.streamPrevHash, zero))
+          wrong.push('is the first here, but names one before it');
         if (head.seq === 1n || !head.has('opens')) wrong.push('does not open the run');
       } else {
         if (head.streamSeq !== before.streamSeq + 1n) {
@@ -145,7 +152,8 @@ const Verify = (() => {
           wrong.push(`does not name event ${before.streamSeq} as the one before it`);
         }
         if (head.seq <= before.seq) wrong.push('has a place in the log that is not behind the one before');
-        if (head.seq === before.seq + 1n && !Exact.equal(head.prevHash, before.hash)) wrong.push('does not link to the log');
+        if (head.seq === before.seq + 1n && !Exact.equal(head.prevHash, before.hash))
+          wrong.push('does not link to the log');
         if (head.time < before.time) wrong.push('is older than the one before');
         if (head.has('opens')) wrong.push('opens the run a second time');
       }
@@ -190,13 +198,17 @@ const Verify = (() => {
       if (!(id instanceof Uint8Array) || !(digest instanceof Uint8Array) || !Number.isSafeInteger(chunks)) {
         return this.wrong('blobs', number, 'commits to a blob in an unknown way');
       }
-      const name = Exact.hex(id), texts = this.bundle.blobs[name];
+      const name = Exact.hex(id),
+        texts = this.bundle.blobs[name];
       if (this.stored.has(name)) return this.wrong('blobs', number, `commits to blob ${name} a second time`);
       this.stored.set(name, null);
       if (!texts) return this.wrong('blobs', number, `its blob ${name} is not in the page`);
       try {
-        const rows = texts.map(Exact.unbase64), digester = Records.blobDigester();
-        const whole = rows.every((one, at) => at === rows.length - 1 || one.length === Records.CHUNK + Records.OVERHEAD);
+        const rows = texts.map(Exact.unbase64),
+          digester = Records.blobDigester();
+        const whole = rows.every(
+          (one, at) => at === rows.length - 1 || one.length === Records.CHUNK + Records.OVERHEAD,
+        );
         rows.forEach((one) => digester.update(one));
         if (rows.length !== chunks || !whole || !Exact.equal(digester.digest(), digest)) throw new Error('altered');
         this.stored.set(name, rows);
@@ -214,7 +226,9 @@ const Verify = (() => {
     /** The last event of a run counts those before it (FORMAT.md section 9: 12). */
     recount(head, said, number) {
       if (head.has('closes')) {
-        const same = (counted, shown) => Exact.isMap(shown) && counted.size === Object.keys(shown).length &&
+        const same = (counted, shown) =>
+          Exact.isMap(shown) &&
+          counted.size === Object.keys(shown).length &&
           [...counted].every(([name, count]) => shown[name] === count);
         if (!same(this.counts, said.own.counts) || !same(this.tools, said.own.tools)) {
           this.wrong('chain', number, 'counts other events of the run than there are');
@@ -233,14 +247,17 @@ const Verify = (() => {
         wrong.push('the last event is not the head of the run that the page names');
       }
       if (big(head.seq) < last.seq) wrong.push('the head of the log that the page names is older than the run');
-      if (big(head.seq) === last.seq && head.hash !== Exact.hex(last.hash)) wrong.push('the head of the log is another');
+      if (big(head.seq) === last.seq && head.hash !== Exact.hex(last.hash))
+        wrong.push('the head of the log is another');
       if (wrong.length) this.wrong('chain', Number(last.streamSeq), wrong.join('; '));
       return undefined;
     }
 
     /** The digest over the canonical JSON of all but itself. */
     async digest() {
-      const {bundle_digest: shown, ...rest} = this.bundle, hasher = Records.evidenceHasher(), utf8 = new TextEncoder();
+      const {bundle_digest: shown, ...rest} = this.bundle,
+        hasher = Records.evidenceHasher(),
+        utf8 = new TextEncoder();
       let held = '';
       for (const piece of Exact.canonical(rest)) {
         held += piece;
