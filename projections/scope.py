@@ -1,12 +1,12 @@
 """Which runs a report or a trace is about: one with its children, those of a session or of a time, or all.
 
 Rules: a time says when a run was created: from `since_ns` on, and before `until_ns`. A child belongs where its parent
-does, but for times, which each run has of its own. This file knows no terminal and no rows but those of `runs`.
+does, but for times, which each run has of its own. This file knows no terminal and no rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,21 +57,6 @@ class Scope:
         """Whether a run that was created at this time belongs, as far as times say."""
         early = self.since_ns is not None and created_ns < self.since_ns
         return not early and (self.until_ns is None or created_ns < self.until_ns)
-
-
-def chosen(rows: Iterable[dict[str, Any]], scope: Scope) -> frozenset[str] | None:
-    """Ids of the runs that belong, of rows of `runs`, parents first; None for all of them."""
-    if scope.whole:
-        return None
-    found: set[str] = set()
-    for row in rows:
-        if scope.run is not None:
-            belongs = row["run"] == scope.run or row["parent"] in found
-        else:
-            belongs = scope.session in (None, row["session"]) and scope.begun(row["created_ns"])
-        if belongs:
-            found.add(row["run"])
-    return frozenset(found)
 
 
 def runs_of(log: Log, scope: Scope) -> Iterator[str]:

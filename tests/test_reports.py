@@ -17,10 +17,16 @@ from agentledger import BadInput, Budget, Clock, Log, PermissionDenied, Runtime,
 from cli.commands.report import cost, failure, review
 from cli.main import cli
 from ledger_core.clock import NS
-from ledger_core.events.effect import ModelCallCompleted, ToolCallCompleted, ToolCallFailed, ToolCallSettled
+from ledger_core.events.effect import (
+    ModelCallCompleted,
+    ToolCallCompleted,
+    ToolCallFailed,
+    ToolCallRequested,
+    ToolCallSettled,
+)
 from ledger_core.events.govern import CostRecorded
 from ledger_core.events.run import RunParked
-from ledger_core.events.step import LeaseExpired
+from ledger_core.events.step import LeaseExpired, StepFailed
 from ledger_core.log.record import Draft
 from ledger_core.runtime.governing import budgets_of
 from projections import folding
@@ -85,6 +91,7 @@ def test_the_sums_are_those_of_the_events(root, capsys):
         {"recorded": "gpu", **dict.fromkeys(costs.COUNTERS, 0), "usd_nano": 1_000_000_000, "usd": 1.0}
     ]
     assert found["unpriced_models"] == ["m"]
+    assert found["wasted"]["calls"] == 0  # one came right later, one is in doubt
 
 
 def test_scopes_add_up(root, capsys):
@@ -282,6 +289,22 @@ def test_refusals_losses_and_parking_have_their_causes():
     assert paid["next"] == "agentledger budget list full"
     assert [one["kind"] for one in lost["led_to"]] == ["parked"]
     assert len(found["root_causes"]) == 3
+
+
+def test_a_step_failed_of_the_error_that_it_tells():
+    """Of several failures before it, a failed step has that of its own error for its cause, not the latest."""
+    log = Log.in_memory()
+    long_run(log, "r", 0)
+    for path, error_type in (("1", "ValueError"), ("2", "KeyError")):
+        call = {"path": path, "attempt": 1}
+        why = {"category": "tool", "error_type": error_type, "in_doubt": False, "message": "no"}
+        what = {"tool": f"t{path}", "tool_version": "1", "side_effect": "none", "request": bytes(32), "arguments": {}}
+        log.append(Draft(stream="run/r", body=ToolCallRequested(**call, **what)))
+        log.append(Draft(stream="run/r", body=ToolCallFailed(**call, **why)))
+    failed = StepFailed(step="step_r", epoch=2, category="tool", error_type="ValueError", message="no")
+    log.append(Draft(stream="run/r", body=failed))
+    found = failures.report(subject(log))
+    assert [(one["name"], one["led_to_count"]) for one in found["root_causes"]] == [("t1", 1), ("t2", 0)]
 
 
 def test_what_to_do_next_is_a_command_that_there_is(root, capsys):

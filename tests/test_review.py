@@ -101,6 +101,17 @@ def test_all_checks_pass_where_all_is_well(log):
     assert all(one["todo"] == "" and one["evidence"] == [] for one in checks.values())
 
 
+def test_a_warning_is_told_and_does_not_block(log):
+    """A risk that only warns leaves a release as it is."""
+    well_run(log, "r")
+    lacking = ArtifactCreated(
+        path="1", artifact="a", tag=bytes(32), schema="agentledger.artifact.v0", request=bytes(32), manifest={}
+    )
+    log.append(Draft(stream="run/r", body=lacking))
+    found = reviews.review(subject(log), WELL)
+    assert (found["risks"], found["blockers"], found["passed"], reviews.exit_code(found)) == (1, 0, True, 0)
+
+
 def test_what_nobody_looks_at_is_not_checked(log):
     """Without means, the chain, the code and the views are not checked, which has not passed: 6."""
     found = reviews.review(subject(well_run(log)), Means())

@@ -131,14 +131,14 @@ def _causes(subject: Subject, rows: Sequence[Row]) -> dict[int, Row]:
         own.sort(key=lambda row: row["seq"])
         by_path: dict[str, Row] = {}
         last: dict[str, Row] = {}
-        """The last failure before, by its kind."""
+        """The last failure before, by its kind, and by its kind and its error."""
         for row in own:
             cause = _cause(subject, row, by_run, by_path, last)
             if cause is not None and cause["seq"] != row["seq"]:
                 found[row["seq"]] = cause
             if row["path"] is not None:
                 by_path[row["path"]] = row
-            last[row["kind"]] = row
+            last[row["kind"]] = last[f"{row['kind']} {row['error_type']}"] = row
     return found
 
 
@@ -157,8 +157,9 @@ def _cause(
     reopened = getattr(event.body, "reopened", None) if event is not None else None
     if reopened is not None:
         return by_path.get(reopened)
-    before = [last[one] for one in _BY_CATEGORY.get(row["category"], ()) if one in last]
-    return max(before, key=lambda one: (one["error_type"] == row["error_type"], one["seq"]), default=None)
+    kinds = _BY_CATEGORY.get(row["category"], ())
+    same = [last[key] for one in kinds if (key := f"{one} {row['error_type']}") in last]
+    return max(same or [last[one] for one in kinds if one in last], key=lambda one: int(one["seq"]), default=None)
 
 
 def _grouped(rows: Iterable[Row], causes: Mapping[int, Row]) -> dict[Group, _Cause]:
