@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import venv
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,7 +101,11 @@ def _more(log: Log) -> None:
 
 def _run(number: int) -> Iterator[Draft]:
     name = f"run_{number:016}"
-    for body in _bodies(name, number):
+    bodies = list(_bodies(name, number))
+    counts = Counter(body.kind.name for body in bodies)
+    tools = Counter(body.tool for body in bodies if isinstance(body, effect.ToolCallRequested))
+    bodies.append(run.RunCompleted(counts={**counts, "run_completed": 1}, tools=dict(tools)))
+    for body in bodies:
         yield Draft(stream=f"run/{name}", body=body, step=f"step_{number:016}")
 
 
@@ -132,7 +137,6 @@ def _bodies(name: str, number: int) -> Iterator[Body]:
             )
     yield step.StatePatchCommitted(step=of_step, base_version=0, version=1, patch={"number": number})
     yield step.StepCompleted(step=of_step, epoch=1)
-    yield run.RunCompleted(counts={}, tools={})
 
 
 def _library(base: Path) -> Path:

@@ -13,7 +13,6 @@ import os
 import selectors
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,7 @@ from typing import IO, Any, Final
 
 import attrs
 
-from ledger_core import codec
+from ledger_core import codec, own_process
 from ledger_core.errors import LedgerError
 from ledger_core.ids import Hash
 from ledger_core.log.log import Log
@@ -237,13 +236,15 @@ def _add(writer: Writer, key: bytes, value: bytes) -> None:
 
 def _in_children(root: Path, parts: list[Path], stop: int, told: Progress) -> None:
     """Fold every share in a process of its own; raises if one of them ends badly, and ends the others."""
-    command = [sys.executable, "-m", "projections.rebuild_worker", str(root), str(stop), str(len(parts))]
+    command = [*own_process.command("projections.rebuild_worker"), str(root), str(stop), str(len(parts))]
     children: dict[IO[str], subprocess.Popen[str]] = {}
     done: dict[IO[str], int] = {}
     with selectors.DefaultSelector() as selector:
         try:
             for number, part in enumerate(parts):
-                child = subprocess.Popen([*command, str(number), str(part)], stdout=subprocess.PIPE, text=True)
+                child = subprocess.Popen(
+                    [*command, str(number), str(part)], stdout=subprocess.PIPE, text=True, env=own_process.environment()
+                )
                 assert child.stdout is not None
                 children[child.stdout] = child
                 selector.register(child.stdout, selectors.EVENT_READ)

@@ -152,6 +152,25 @@ def test_ctrl_c_ends_a_rebuild_with_its_processes(ledger):
         assert list((ledger / store.VIEWS).glob("b-*")) == []
 
 
+def test_files_where_the_caller_stands_are_not_ours(ledger, tmp_path):
+    """A caller whose directory holds files named like modules rebuilds and verifies all the same."""
+    for name in ("random", "json", "lmdb", "selectors"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')")
+    ours = Path(views.__file__).parent.parent
+    begin = f"import sys; sys.path.append({str(ours)!r}); from cli.main import main; main(sys.argv[1:])"
+    for words in (("rebuild", "--jobs", "2"), ("verify", "--jobs", "2")):
+        command = [sys.executable, "-P", "-c", begin, "--root", str(ledger), *words]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        )
+        assert done.returncode == 0, done.stderr
+
+
 def test_the_commands_tell_and_repair(ledger):
     """`views` lists what is kept, a changed row makes `rebuild --check` end with 3, and `rebuild` mends it."""
 

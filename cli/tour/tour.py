@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import sysconfig
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from urllib.request import urlopen
 import attrs
 
 from cli.tour import agent as tour_agent
+from ledger_core import own_process
 from ledger_core.errors import BadInput, LedgerError
 from ledger_core.log.index import seq_key
 from ledger_core.log.lmdb_store import open_store
@@ -65,8 +65,8 @@ class Tour:
 @contextmanager
 def service(database: Path, slow: int) -> Iterator[str]:
     """The ticket service in a process of its own; yields its URL."""
-    command = [sys.executable, "-m", "cli.tour.service", str(database), "--slow", str(slow)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [*own_process.command("cli.tour.service"), str(database), "--slow", str(slow)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own_process.environment())
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -82,8 +82,8 @@ def service(database: Path, slow: int) -> Iterator[str]:
 
 def agent_process(root: Path, url: str, reports: Path) -> subprocess.Popen[bytes]:
     """The agent, in a process of its own, as a person would start it."""
-    command = [sys.executable, "-m", "agentledger", "--root", str(root), "run", TARGET, "--run-id", RUN]
-    environment = {**os.environ, tour_agent.SERVICE: url, tour_agent.REPORTS: str(reports)}
+    command = [*own_process.command("agentledger"), "--root", str(root), "run", TARGET, "--run-id", RUN]
+    environment = {**own_process.environment(), tour_agent.SERVICE: url, tour_agent.REPORTS: str(reports)}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
 
 

@@ -21,7 +21,6 @@ import errno
 import fcntl
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any, Final
 
 import lmdb
 
+from ledger_core import own_process
 from ledger_core.errors import CannotOpen, Closed, Damaged, LedgerError, OutcomeUnknown, StoreFull, forked
 from ledger_core.log import disk
 from ledger_core.log.gate import Gate
@@ -350,8 +350,8 @@ def _check_file(path: Path) -> None:
     meta = disk.read_meta(path)
     if meta is None or not (missing := disk.missing_bytes(path, meta)):
         return
-    probe = [sys.executable, "-m", "ledger_core.log.probe", str(path)]
-    if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
+    probe = [*own_process.command("ledger_core.log.probe"), str(path)]
+    if subprocess.run(probe, capture_output=True, check=False, env=own_process.environment()).returncode != 0:
         raise Damaged(
             f"{path / disk.DATA} is cut short: {missing:,} of {meta.promised:,} bytes are missing.",
             hint="Restore it from a backup; `agentledger verify` says what is left.",

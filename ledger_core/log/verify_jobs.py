@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import IO, Any, Final
 
 import attrs
 
+from ledger_core import own_process
 from ledger_core.errors import CannotOpen, Damaged
 from ledger_core.ids import Hash, Head, Seq
 from ledger_core.log.disk import DATA
@@ -219,7 +219,8 @@ class _Child:
     def __init__(self, directory: Path) -> None:
         self.task: dict[str, Any] | None = None
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ledger_core.log.verify_worker", str(directory)],
+            [*own_process.command("ledger_core.log.verify_worker"), str(directory)],
+            env=own_process.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
