@@ -112,6 +112,8 @@ def _keys(root: Path) -> Check:
 
 def _views(root: Path) -> Check:
     """How far behind what is derived is, and what could not be folded."""
+    if (root / VIEWS).exists() and not (root / VIEWS).is_dir():
+        return Check(name="views", ok=False, detail=f"{root / VIEWS} is no directory; move it away, it is made again")
     if not (root / STORE).is_dir() or not (root / VIEWS).is_dir():
         return Check(name="views", ok=True, detail="none kept yet; the first report makes them")
     with Log.open(root, readonly=True) as log, Views.open(log) as views:

@@ -27,6 +27,8 @@ SIZE: Final = 4096
 """Events in a batch: some tenths of a second, for which others wait."""
 _MOST_STATES: Final = 8192
 _SUM_KEY: Final = 400
+_WIDE: Final = 1 << 63
+"""Sums of 64-bit numbers may be wider: those are spelled out."""
 
 
 @attrs.frozen(kw_only=True)
@@ -71,10 +73,16 @@ class States:
             if state.ended:
                 writer.delete("states", key)
             else:
-                writer.put("states", key, snapshots.freeze(state))
+                self._put(writer, key, state)
         live = {stream: state for stream, state in self.known.items() if not state.ended}
         self.known.clear()
         self.known.update(live if len(live) <= _MOST_STATES else {})
+
+    def _put(self, writer: Writer, key: bytes, state: RunState) -> None:
+        try:
+            writer.put("states", key, snapshots.freeze(state))
+        except (ValueError, OverflowError):  # numbers that no document holds: it is folded again when it is needed
+            writer.delete("states", key)
 
 
 def cursors(reader: Reader, wanted: Iterable[Projection], codes: Mapping[str, bytes], log: Log) -> dict[str, Cursor]:
@@ -151,12 +159,19 @@ def move(writer: Writer, name: str, group: str, key: str, moved: Mapping[str, in
     """Move counters of a sum; one that comes to nothing is gone."""
     place = sum_key(name, group, key)
     kept = writer.get("sums", place)
-    counters: dict[str, int] = {} if kept is None else codec.decode_trusted(kept)[2]
+    counters = {} if kept is None else read_sum(kept)[1]
     add(counters, moved)
     if counters:
-        writer.put("sums", place, codec.encode([group, key, dict(sorted(counters.items()))]))
+        spelled = {name: one if -_WIDE <= one < _WIDE else str(one) for name, one in sorted(counters.items())}
+        writer.put("sums", place, codec.encode([group, key, spelled]))
     else:
         writer.delete("sums", place)
+
+
+def read_sum(data: bytes) -> tuple[str, dict[str, int]]:
+    """A sum's key and its counters."""
+    _, key, spelled = codec.decode_trusted(data)
+    return key, {name: int(one) for name, one in spelled.items()}
 
 
 def park(writer: Writer, parked: Parked) -> None:

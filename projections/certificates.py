@@ -12,7 +12,7 @@ from typing import Literal
 
 import attrs
 
-from ledger_core.errors import Damaged
+from ledger_core.errors import Damaged, Refused
 from ledger_core.events.ledger import STREAM, ProjectionCertified
 from ledger_core.ids import Seq
 from ledger_core.log.log import Log
@@ -36,9 +36,17 @@ class Comparison:
 
 
 def certify(log: Log, *, jobs: int | None = None, progress: Progress | None = None) -> list[Event]:
-    """Append a certificate of every projection; raises `Damaged` if what is kept is not what the log gives."""
+    """Append a certificate of every projection; raises `Damaged` if what is kept is not what the log gives, `Refused`
+    where events could not be folded.
+    """
     with open_caught_up(log) as views:
-        checked = list(rebuild.check(log, jobs=jobs, progress=progress))
+        parked = views.parked()
+        if parked:
+            raise Refused(
+                f"{len(parked):,} events could not be folded (seq {parked[0].seq:,} …); nothing was certified.",
+                hint="`agentledger views` lists them.",
+            )
+        checked = list(rebuild.check(log, views, jobs=jobs, progress=progress))
         wrong = [one.name for one in checked if not one.same]
         if wrong:
             raise Damaged(

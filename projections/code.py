@@ -34,6 +34,12 @@ def code_digests() -> dict[str, bytes]:
     return {name: chain.code_digest(shared + _source(f"projections.tables.{name}")) for name in ALL}
 
 
+@functools.cache
+def code_name() -> str:
+    """A short name of the code of all projections together: programs of the same code share their rows."""
+    return chain.code_digest(b"".join(code_digests()[name] for name in sorted(code_digests()))).hex()[:12]
+
+
 def _source(module: str) -> bytes:
     """The source of a module, or of all modules of a package; the release, where there is none to read."""
     spec = importlib.util.find_spec(module)

@@ -210,12 +210,17 @@ class Folded:
 
     def sums(self, name: str, group: str) -> dict[str, dict[str, int]]:
         """Counters summed over the rows, by the keys of a group."""
-        found: dict[str, dict[str, int]] = {}
-        for _, row in self.tables[name]:
-            for counters, keys in ALL[name].sums(row):
-                for key in (key for one, key in keys if one == group):
-                    add(found.setdefault(key, {}), counters)
-        return {key: counters for key, counters in sorted(found.items()) if counters}
+        return summed(name, group, (row for _, row in self.tables[name]))
+
+
+def summed(name: str, group: str, rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """Counters summed over rows of a projection, by the keys of a group."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        for counters, keys in ALL[name].sums(row):
+            for key in (key for one, key in keys if one == group):
+                add(found.setdefault(key, {}), counters)
+    return {key: counters for key, counters in sorted(found.items()) if counters}
 
 
 def add(counters: dict[str, int], more: Any) -> None:

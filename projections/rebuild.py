@@ -23,20 +23,21 @@ from typing import IO, Any, Final
 import attrs
 
 from ledger_core import codec, own_process
-from ledger_core.errors import LedgerError
+from ledger_core.errors import CannotOpen, LedgerError
 from ledger_core.ids import Hash
 from ledger_core.log.log import Log
 from projections import batch, store
 from projections.batch import Cursor, States
-from projections.code import code_digests
+from projections.code import code_digests, code_name
 from projections.store import Store, Writer
 from projections.table import Projection
 from projections.tables import ALL
-from projections.views import Progress, Views, chosen, digest_of, trees
+from projections.views import Progress, Views, chosen, digest_of, keepable, trees
 
 _MERGE: Final = 20_000
 """Rows merged in one commit."""
 _SHOWN: Final = 10
+_TAKEN_AWAY: Final = "What a process of the rebuild had folded was taken away while it worked."
 
 
 @attrs.frozen(kw_only=True)
@@ -72,20 +73,22 @@ def rebuild(
     """Make projections from nothing: all of them beside what is read, or the named ones in their place."""
     began = time.monotonic()
     wanted = chosen(names)
-    if len(wanted) < len(ALL) or log.root is None or not os.access(log.root, os.W_OK):
+    if log.root is not None and not keepable(log.root):
+        raise CannotOpen(
+            f"Nothing can be kept in {log.root / store.VIEWS} by this user: it would be made for nothing.",
+            hint="Check its owner; `agentledger views` makes what it shows in a temporary place.",
+        )
+    if len(wanted) < len(ALL) or log.root is None:
         jobs = 1
         with Views.open(log) as views:
             views.drop(wanted)
             seq = views.catch_up(names=[one.name for one in wanted], progress=progress)
             found = views.standing()
     else:
-        built = store.building(log.root)
-        try:
+        with store.building(log.root) as built:
             jobs = jobs or _cores()
             seq = fold_all(log, built, stop=log.head().seq, jobs=jobs, progress=progress)
-            store.adopt(log.root, built)
-        finally:
-            shutil.rmtree(built, ignore_errors=True)
+            store.adopt(log.root, code_name(), built)
         with Views.open(log) as views:
             seq = max(seq, views.catch_up())
             found = views.standing()
@@ -94,9 +97,18 @@ def rebuild(
     return Rebuilt(seq=seq, seconds=time.monotonic() - began, jobs=jobs, rows=rows, parked=parked)
 
 
-def check(log: Log, *, jobs: int | None = None, progress: Progress | None = None) -> Iterator[Checked]:
+def check(
+    log: Log, views: Views | None = None, *, jobs: int | None = None, progress: Progress | None = None
+) -> Iterator[Checked]:
     """Compare what is kept with rows folded from nothing up to the same event; nothing is changed."""
-    with Views.open(log) as views:
+    with ExitStack() as held:
+        if views is None:
+            views = held.enter_context(Views.open(log))
+            if views.is_temporary and log.root is not None:
+                raise CannotOpen(
+                    f"What is kept in {log.root / store.VIEWS} cannot be opened by this user.",
+                    hint="Copy the ledger to a place of your own, and check the copy.",
+                )
         stands: dict[int, list[str]] = {}
         for one in views.standing():
             if one.seq:
@@ -139,11 +151,18 @@ def fold_all(log: Log, place: Path, *, stop: int, jobs: int, progress: Progress 
 
 
 def merge(log: Log, parts: list[Path], place: Path, stop: int) -> None:
-    """One environment of what was folded of all shares up to an event."""
+    """One environment of what was folded of all shares up to an event; raises `LedgerError` if a share is not there."""
     with ExitStack() as held:
-        sources = [store.opened(part, trees(), fast=True) for part in parts]
-        for source in sources:
-            held.callback(source.close)
+        sources = []
+        for part in parts:
+            if not part.is_dir():
+                raise LedgerError(_TAKEN_AWAY, hint="What was kept is as it was. Try again.")
+            sources.append(store.opened(part, trees(), fast=True))
+            held.callback(sources[-1].close)
+            with sources[-1].read() as reader:
+                stands = [batch.read_cursor(reader, name) for name in ALL]
+            if any(cursor is None or cursor.seq != stop for cursor in stands):
+                raise LedgerError(_TAKEN_AWAY, hint="What was kept is as it was. Try again.")
         target = store.opened(place, trees(), fast=True)
         held.callback(target.close)
         _merge(sources, target)
@@ -227,8 +246,8 @@ def _put(target: Store, tree: str, rows: Iterator[tuple[bytes, bytes]]) -> bool:
 
 def _add(writer: Writer, key: bytes, value: bytes) -> None:
     name = key.partition(b"\0")[0].decode()
-    group, of, counters = codec.decode_trusted(value)
-    batch.move(writer, name, group, of, counters)
+    group = codec.decode_trusted(value)[0]
+    batch.move(writer, name, group, *batch.read_sum(value))
 
 
 # Processes

@@ -1,19 +1,22 @@
 """Where rows are kept: an LMDB environment of what is derived, which may be deleted at any time.
 
-    views.lmdb/current -> g-…   the generation that is read
-    views.lmdb/b-PID-…          one that process PID builds; when it is done its name begins with `g-`, and is current
+    views.lmdb/current-CODE -> g-…   the generation that programs of that code read: others have their own
+    views.lmdb/b-…                   one that is being built; its maker holds `lock` in it
 
 Rules: what is in it can be had again from the log, so what is damaged, short or of another shape is thrown away and
-never repaired. Each commit is whole, or not there: a process that is killed leaves no half of one. Data is synced, the
-meta page is not, so that a loss of power costs the last commits and nothing else. This file knows bytes, not rows.
+never repaired; and nothing is thrown away but directories that bear our names, in that place. Each commit is whole, or
+not there: a process that is killed leaves no half of one. Data is synced, the meta page is not, so that a loss of power
+costs the last commits and nothing else. This file knows bytes, not rows.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +29,9 @@ from ledger_core.errors import CannotOpen, LedgerError, StoreFull
 from ledger_core.log import disk
 
 VIEWS: Final = "views.lmdb"
-_CURRENT: Final = "current"
+_GENERATION: Final = re.compile("g-[0-9a-f]{12}")
+_KEPT: Final = 7 * 86_400
+"""Seconds after which a generation of other code that nobody has written to is taken away."""
 _MAP: Final = 1 << 40
 _FULL: Final = ("No space left", "File too large", "quota exceeded", "Input/output error")
 """What a device says that takes no more; a write that was cut short is an input/output error."""
@@ -40,6 +45,10 @@ class Broken(LedgerError):
             f"What is derived of the log cannot be read: {why}.",
             hint=f"Delete {VIEWS} in the ledger's directory: it is made again from the log.",
         )
+
+
+class Gone(Exception):
+    """This environment was closed: another generation is read now."""
 
 
 class Reader:
@@ -134,6 +143,14 @@ class Store:
         with _errors(self.path):
             self._env.sync(True)
 
+    def held(self) -> Store:
+        """The same, for one more to close; raises `Gone` if everybody has let go of it."""
+        with _opening:
+            if self.users == 0:
+                raise Gone
+            self.users += 1
+            return self
+
     def close(self) -> None:
         """Let go of it, once for each time that it was opened."""
         with _opening:
@@ -164,48 +181,115 @@ def opened(path: Path, trees: Iterable[str], *, fast: bool = False) -> Store:
 # Generations
 
 
-def current(root: Path) -> Path:
-    """The directory of the generation that is read, made if there is none; raises `CannotOpen`."""
+def current(root: Path, code: str) -> Path:
+    """The directory of the generation that this code reads, made if there is none; raises `CannotOpen`."""
     views = root / VIEWS
     with _alone(views):
-        link = views / _CURRENT
-        if link.is_dir():
-            return views / os.readlink(link)
-        generation = views / f"g-{secrets.token_hex(6)}"
+        found = _pointed(views, code)
+        if found is not None:
+            return found
+        _clear(views)
+        generation = views / _drawn()
         generation.mkdir(mode=0o700)
-        _point(views, generation.name)
+        _point(views, code, generation.name)
         return generation
 
 
-def building(root: Path) -> Path:
-    """The directory of a new generation of this process's, not made yet; those of dead processes are taken away."""
+@contextmanager
+def building(root: Path) -> Iterator[Path]:
+    """A directory for a new generation; it is taken away behind the block, unless it was adopted.
+
+    What others left that do not live any more goes as well: whoever builds holds a lock, on whatever host it is.
+    """
     views = root / VIEWS
     with _alone(views):
         for left in views.glob("b-*"):
-            if not _runs(left.name.split("-")[1]):
+            if not _locked(left):
                 shutil.rmtree(left, ignore_errors=True)
-    return views / f"b-{os.getpid()}-{secrets.token_hex(4)}"
+        built = views / f"b-{secrets.token_hex(6)}"
+        built.mkdir(mode=0o700)
+        lock = os.open(built / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield built
+    finally:
+        os.close(lock)
+        shutil.rmtree(built, ignore_errors=True)
 
 
-def adopt(root: Path, built: Path) -> None:
+def adopt(root: Path, code: str, built: Path) -> None:
     """Have a generation read from now on. The one before goes; who has it open reads it to its end."""
     views = root / VIEWS
     with _alone(views):
-        generation = views / f"g-{secrets.token_hex(6)}"
+        generation = views / _drawn()
         built.rename(generation)
-        _point(views, generation.name)
-        for other in views.glob("g-*"):
-            if other != generation:
-                shutil.rmtree(other, ignore_errors=True)
+        (generation / _LOCK).unlink(missing_ok=True)
+        _point(views, code, generation.name)
+        _clear(views)
 
 
-def discard(root: Path, generation: Path) -> None:
+def discard(root: Path, code: str, generation: Path) -> None:
     """Throw a generation away, if it is still the one that is read."""
     views = root / VIEWS
     with _alone(views):
-        if (views / _CURRENT).resolve() == generation.resolve():
-            (views / _CURRENT).unlink(missing_ok=True)
-        shutil.rmtree(generation, ignore_errors=True)
+        if _pointed(views, code) == generation:
+            (views / f"current-{code}").unlink()
+            shutil.rmtree(generation, ignore_errors=True)
+
+
+_LOCK: Final = "lock"
+
+
+def _pointed(views: Path, code: str) -> Path | None:
+    """The generation that a name points to, if it is one of ours; what else bears the name goes, and not its target."""
+    link = views / f"current-{code}"
+    if link.is_symlink():
+        name = os.readlink(link)
+        generation = views / name
+        if _GENERATION.fullmatch(name) and generation.is_dir() and not generation.is_symlink():
+            return generation
+        link.unlink()
+    elif link.is_dir():
+        shutil.rmtree(link)
+    elif link.exists():
+        link.unlink()
+    return None
+
+
+def _clear(views: Path) -> None:
+    """Take away generations that no name points to, and names of code that has not been seen for long."""
+    pointed = set()
+    for link in views.glob("current-*"):
+        generation = _pointed(views, link.name.removeprefix("current-"))
+        if generation is None:
+            continue
+        data = generation / disk.DATA
+        if data.exists() and time.time() - data.stat().st_mtime > _KEPT:
+            link.unlink()
+        else:
+            pointed.add(generation.name)
+    for other in views.glob("g-*"):
+        if other.name not in pointed and not other.is_symlink():
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _locked(built: Path) -> bool:
+    """Whether somebody builds there."""
+    try:
+        lock = os.open(built / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _drawn() -> str:
+    return f"g-{secrets.token_hex(6)}"
 
 
 @contextmanager
@@ -216,32 +300,28 @@ def _alone(views: Path) -> Iterator[None]:
             raise CannotOpen(f"{views} is no directory.", hint="Move it away: what is derived is made again.")
         views.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(views, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
     except OSError as error:
-        raise CannotOpen(
-            f"What is derived cannot be kept in {views}: {error.strerror or error}.",
-            hint="Check its owner and the disk; the log is not touched.",
-        ) from None
-
-
-def _runs(pid: str) -> bool:
+        raise _unwritable(views, error) from None
     try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    except OSError as error:
+        raise _unwritable(views, error) from None
+    finally:
+        os.close(descriptor)
 
 
-def _point(views: Path, name: str) -> None:
-    link = views / f".{_CURRENT}-{secrets.token_hex(4)}"
+def _unwritable(views: Path, error: OSError) -> CannotOpen:
+    return CannotOpen(
+        f"What is derived cannot be kept in {views}: {error.strerror or error}.",
+        hint="Check its owner and the disk; the log is not touched.",
+    )
+
+
+def _point(views: Path, code: str, name: str) -> None:
+    link = views / f".current-{secrets.token_hex(4)}"
     os.symlink(name, link)
-    os.replace(link, views / _CURRENT)
+    os.replace(link, views / f"current-{code}")
 
 
 def _check(path: Path) -> None:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 from ledger_core import chain, codec
-from ledger_core.errors import BadInput, LedgerError, NotFound
+from ledger_core.errors import BadInput, Closed, LedgerError, NotFound, Refused
 from ledger_core.ids import Hash, Seq
 from ledger_core.log.log import Log
 from projections import batch, folding, store
 from projections.batch import States
-from projections.code import code_digests
+from projections.code import code_digests, code_name
 from projections.folding import Folded, Parked
 from projections.store import Broken, Reader, Store
 from projections.table import RUN, Projection, Row
@@ -30,8 +31,7 @@ from projections.tables import ALL
 
 Progress = Callable[[int, int], None]
 """Told what is done, and all."""
-_STEP: Final = 512
-"""Rows read in one snapshot."""
+_TRIES: Final = 5
 
 
 @attrs.frozen(kw_only=True)
@@ -49,22 +49,23 @@ class Standing:
 
 
 class Views:
-    """Rows that are kept of a ledger. Open with `Views.open`."""
+    """Rows that are kept of a ledger. Open with `Views.open`; safe for threads."""
 
     def __init__(self, log: Log, root: Path, temporary: tempfile.TemporaryDirectory[str] | None = None) -> None:
         self._log = log
         self._root = root
         self._temporary = temporary
+        self._lock = threading.Lock()
+        self._reached: dict[str, int] = {}
+        """How far each projection was brought, at least: an answer that stands on less is not given."""
+        self._closed = False
         self._store = self._opened()
         self._states = States(log)
-        self._closed = False
 
     @classmethod
     def open(cls, log: Log) -> Views:
         """The views beside a log, as they were left; `catch_up` brings them to the head."""
-        if log.root is None or not os.access(log.root, os.W_OK):
-            return cls.temporary(log)
-        return cls(log, log.root)
+        return cls(log, log.root) if log.root is not None and keepable(log.root) else cls.temporary(log)
 
     @classmethod
     def temporary(cls, log: Log) -> Views:
@@ -79,13 +80,14 @@ class Views:
         self.close()
 
     def close(self) -> None:
-        """Let go; closing twice is nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._store.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        """Let go; closing twice is nothing. Who reads still reads to the end."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._store.close()
+            if self._temporary is not None:
+                self._temporary.cleanup()
 
     # Catching up
 
@@ -94,15 +96,18 @@ class Views:
     ) -> int:
         """Bring projections (all, if none is named) to the log's head, or to `stop`; gives the seq they stand at."""
         wanted = chosen(names)
-        self._renew()
-        for again in (True, False):
-            try:
-                return self._caught_up(wanted, stop, progress)
-            except Broken:
-                if not again:
-                    raise
-                self._throw_away()
-        raise AssertionError
+        with self._lock:
+            self._renew()
+            for again in (True, False):
+                try:
+                    target = self._caught_up(wanted, stop, progress)
+                    break
+                except Broken:
+                    if not again:
+                        raise
+                    self._throw_away()
+            self._reached |= {one.name: max(target, self._reached.get(one.name, 0)) for one in wanted}
+            return target
 
     def _caught_up(self, wanted: list[Projection], stop: int | None, progress: Progress | None) -> int:
         target = self._log.head().seq if stop is None else min(stop, self._log.head().seq)
@@ -123,7 +128,10 @@ class Views:
     # Asking
 
     def rows(self, name: str, run: str | None = None, *, newest_first: bool = False) -> Iterator[Row]:
-        """Rows of a projection, by stream and key; only those of one run, if it is named. Raises `BadInput`."""
+        """Rows of a projection, by stream and key; only those of one run, if it is named: of one version.
+
+        Raises `BadInput`.
+        """
         known(name)
         prefix = b""
         if run is not None:
@@ -131,34 +139,28 @@ class Views:
             if number is None:
                 return
             prefix = number.to_bytes(8, "big")
-        if newest_first and run is None:
-            with self._store.read() as reader:
-                for _, data in reader.backwards(name):
-                    yield codec.decode_trusted(data)
-            return
-        start = prefix
-        while True:
-            found = []
-            with self._store.read() as reader:
-                for (key, data), _ in zip(reader.scan(name, start, prefix=prefix), range(_STEP), strict=False):
-                    found.append((key, data))
-            for _, data in found:
+        with self.reading(name) as reader:
+            backwards = newest_first and run is None
+            for _, data in reader.backwards(name) if backwards else reader.scan(name, prefix=prefix):
                 yield codec.decode_trusted(data)
-            if len(found) < _STEP:
-                return
-            start = found[-1][0] + b"\0"
 
     def sums(self, name: str, group: str) -> dict[str, dict[str, int]]:
         """Counters summed over the rows of a projection, by the keys of a group."""
         known(name)
-        with self._store.read() as reader:
-            rows = [codec.decode_trusted(data) for _, data in reader.scan("sums", prefix=f"{name}\0{group}\0".encode())]
-        return {key: counters for _, key, counters in sorted(rows, key=lambda row: str(row[1]))}
+        with self.reading(name) as reader:
+            found = [batch.read_sum(data) for _, data in reader.scan("sums", prefix=f"{name}\0{group}\0".encode())]
+        return dict(sorted(found))
+
+    def groups(self, name: str) -> list[str]:
+        """The groups that rows of a projection are summed by."""
+        with self.reading(name) as reader:
+            keys = [key for key, _ in reader.scan("sums", prefix=f"{known(name).name}\0".encode())]
+        return sorted({key.split(b"\0")[1].decode() for key in keys})
 
     def parked(self, name: str | None = None) -> list[Parked]:
         """Events that a projection could not take."""
         prefix = b"" if name is None else f"{name}\0".encode()
-        with self._store.read() as reader:
+        with self.reading() as reader:
             return [
                 Parked(
                     projection=key[:-9].decode(),
@@ -171,46 +173,79 @@ class Views:
     def standing(self) -> list[Standing]:
         """How each projection stands, as it was left: nothing is caught up."""
         parked = self.parked()
-        with self._store.read() as reader:
+        with self.reading() as reader:
             return [_standing(reader, one, sum(p.projection == one.name for p in parked)) for one in ALL.values()]
 
     def digest(self, name: str) -> Hash:
         """The digest of a projection's rows and sums: equal for equal rows, whoever folded them, and how."""
-        known(name)
-        with self._store.read() as reader:
+        with self.reading(known(name).name) as reader:
             return digest_of(reader, name)
 
-    def reading(self) -> AbstractContextManager[Reader]:
-        """A snapshot of what is kept, as bytes."""
-        return self._store.read()
+    @contextmanager
+    def reading(self, name: str | None = None) -> Iterator[Reader]:
+        """A snapshot of what is kept, as bytes; of a projection that is named, as far as it was brought, at least."""
+        kept = self._held()
+        try:
+            for _ in range(_TRIES):
+                with kept.read() as reader:
+                    cursor = None if name is None else batch.read_cursor(reader, name)
+                    if name is None or (cursor.seq if cursor else 0) >= self._reached.get(name, 0):
+                        yield reader
+                        return
+                self.catch_up(names=name and [name], stop=self._reached[str(name)])  # somebody has just dropped it
+                kept.close()
+                kept = self._held()
+            raise Refused(f"{name} is made anew again and again by others.", hint="Ask again when they are done.")
+        finally:
+            kept.close()
 
     # Keeping
 
     def drop(self, wanted: Iterable[Projection]) -> None:
         """Forget projections; the next catching up makes them from nothing."""
-        with self._store.write() as writer:
+        with self._lock, self._store.write() as writer:
             for one in wanted:
                 batch.drop(writer, one.name)
+                self._reached.pop(one.name, None)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether nothing of it is kept."""
+        return self._temporary is not None
+
+    def _held(self) -> Store:
+        with self._lock:
+            if self._closed:
+                raise Closed("These views were closed.", hint="Open them again.")
+            return self._store.held()
 
     def _opened(self) -> Store:
         """The generation that is read; one that is broken is thrown away, once."""
-        generation = store.current(self._root)
+        generation = store.current(self._root, code_name())
         try:
             return store.opened(generation, trees())
         except Broken:
-            store.discard(self._root, generation)
-            return store.opened(store.current(self._root), trees())
+            store.discard(self._root, code_name(), generation)
+            return store.opened(store.current(self._root, code_name()), trees())
 
     def _renew(self) -> None:
         """Go over to another generation, if a rebuild has made one since."""
-        if store.current(self._root) != self._store.path:
+        if self._closed:
+            raise Closed("These views were closed.", hint="Open them again.")
+        if store.current(self._root, code_name()) != self._store.path:
             self._store.close()
             self._store, self._states = self._opened(), States(self._log)
 
     def _throw_away(self) -> None:
         self._store.close()
-        store.discard(self._root, self._store.path)
+        store.discard(self._root, code_name(), self._store.path)
         self._store, self._states = self._opened(), States(self._log)
+
+
+def keepable(root: Path) -> bool:
+    """Whether this user can keep views beside a log."""
+    views = root / store.VIEWS
+    return os.access(views if views.exists() else root, os.W_OK | os.X_OK)
 
 
 def digest_of(reader: Reader, name: str) -> Hash:

@@ -10,11 +10,13 @@ import click
 
 from cli.options import open_log, pass_settings
 from cli.output import Settings, count, emit, progress, say, short, table
+from ledger_core.errors import BadInput
 from ledger_core.ids import format_hash
 from ledger_core.log.log import Log
 from projections import certificates, rebuild, runs
 from projections import views as stored
 from projections.certificates import Comparison
+from projections.folding import summed
 from projections.rebuild import Checked, Rebuilt
 from projections.views import Views
 from projections.wire import plain
@@ -34,6 +36,8 @@ def views(
     settings: Settings, name: str | None, run_name: str | None, at: int | None, group: str | None, limit: int
 ) -> None:
     """Show the projections; or the rows of one, of all runs or of RUN, now or at any past event."""
+    if group is not None and name is None:
+        raise click.UsageError("--sums needs the NAME of a projection.")
     with ExitStack() as held:
         log = held.enter_context(open_log(settings))
         bar = held.enter_context(progress("catching up", quiet=settings.json))
@@ -47,11 +51,13 @@ def views(
         if name is None:
             _list(settings, rows)
         elif group is not None:
-            sums = rows.sums(name, group)
+            sums = _summed(rows, name, group, run)
             emit(settings, {"projection": name, "group": group, "sums": sums}, lambda: _sums(group, sums))
         else:
-            found = [plain(row) for row in islice(rows.rows(name, run, newest_first=run is None), limit)]
-            emit(settings, {"projection": name, "rows": found}, lambda: _rows(found))
+            found = [plain(row) for row in islice(rows.rows(name, run, newest_first=run is None), limit + 1)]
+            more = len(found) > limit
+            value = {"projection": name, "rows": found[:limit], "more": more}
+            emit(settings, value, lambda: _rows(found[:limit], more=more))
 
 
 @click.command(name="rebuild")
@@ -63,7 +69,8 @@ def views(
 def rebuild_(settings: Settings, names: tuple[str, ...], only_check: bool, certify: bool, jobs: int | None) -> int:
     """Make projections anew from the log; or check that what is kept is what the log gives.
 
-    --check also compares the newest certificate of each projection with the log. Exits with 3 if anything differs.
+    --check also compares the newest certificate of each projection with the log. Exits with 3 if anything differs, and
+    with 6 if nothing is kept that could be compared.
     """
     if certify and only_check:
         raise click.UsageError("--certify compares as well: leave --check out.")
@@ -118,15 +125,25 @@ def _list(settings: Settings, rows: Views) -> None:
     emit(settings, value, render)
 
 
-def _rows(rows: list[dict[str, Any]]) -> None:
+def _summed(rows: Views, name: str, group: str, run: str | None) -> dict[str, dict[str, int]]:
+    """Totals of a group; of one run, summed over its rows. Raises `BadInput` for what nothing is summed by."""
+    groups = rows.groups(name)
+    if groups and group not in groups:
+        raise BadInput(f"{name} is not summed by {group!r:.40}.", hint=f"It is by: {', '.join(groups)}.")
+    return rows.sums(name, group) if run is None else summed(name, group, rows.rows(name, run))
+
+
+def _rows(rows: list[dict[str, Any]], *, more: bool) -> None:
     if not rows:
         click.echo("no rows")
         return
     columns = [name for name in rows[0] if any(row.get(name) not in (None, {}, [], 0) for row in rows)][:_WIDTH]
     table(columns, [[short(row.get(name)) for name in columns] for row in rows])
-    more = len(rows[0]) - len(columns)
-    if more > 0:
-        say(f"{count(more, 'more column')} with --json")
+    left = len(rows[0]) - len(columns)
+    if left > 0:
+        say(f"{count(left, 'more column')} with --json")
+    if more:
+        say(f"There are more than {count(len(rows), 'row')}: --limit shows as many as you like.")
 
 
 def _sums(group: str, sums: dict[str, dict[str, int]]) -> None:
@@ -193,4 +210,4 @@ def _checked(settings: Settings, checked: list[Checked], compared: list[Comparis
             say("Nothing is kept yet: the first report, or `agentledger rebuild`, makes it.")
 
     emit(settings, value, render)
-    return 0 if value["same"] else 3
+    return 3 if not value["same"] else 0 if checked else 6

@@ -1,10 +1,11 @@
-"""Runs: one row each, with how it stands, what it waits for and what it has cost."""
+"""Runs: one row each, with how it stands, what it waits for and what it has cost (no amount is larger than `MOST`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from ledger_core.log.record import Event
+from ledger_core.run.budget import MOST
 from ledger_core.run.state import RunState
 from projections.table import Contribution, Projection, Row, counted, of_stream
 
@@ -26,10 +27,10 @@ def _fold(_: Row | None, event: Event, state: RunState) -> Row:
         "effects": state.effects,
         "model_calls": state.model_calls,
         "tool_calls": sum(state.tools.values()),
-        "input_tokens": state.input_tokens,
-        "output_tokens": state.output_tokens,
-        "cached_tokens": state.cached_tokens,
-        "usd_nano": state.usd_nano,
+        "input_tokens": min(state.input_tokens, MOST),
+        "output_tokens": min(state.output_tokens, MOST),
+        "cached_tokens": min(state.cached_tokens, MOST),
+        "usd_nano": min(state.usd_nano, MOST),
         "in_doubt": len(state.in_doubt),
         "artifacts": state.artifacts,
         "refused": {name: state.refused[name] for name in sorted(state.refused)},
