@@ -104,7 +104,7 @@ def _run(number: int) -> Iterator[Draft]:
     bodies = list(_bodies(name, number))
     counts = Counter(body.kind.name for body in bodies)
     tools = Counter(body.tool for body in bodies if isinstance(body, effect.ToolCallRequested))
-    bodies.append(run.RunCompleted(counts={**counts, "run_completed": 1}, tools=dict(tools)))
+    bodies.append(run.RunCompleted(counts=dict(counts), tools=dict(tools)))
     for body in bodies:
         yield Draft(stream=f"run/{name}", body=body, step=f"step_{number:016}")
 
