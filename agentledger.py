@@ -5,6 +5,11 @@
 
 from importlib import import_module
 
+if __name__ == "__main__":
+    # by name: the command line imports this module, and the tour's agent does too; and before all else, for it is
+    # ready for Ctrl-C while it imports
+    import_module("cli.main").main()
+
 from ledger_core.clock import Clock
 from ledger_core.errors import (
     AgentError,
@@ -106,7 +111,3 @@ __all__ = [
     "run",
     "tool",
 ]
-
-if __name__ == "__main__":
-    # by name: the command line imports this module, and the tour's agent does too
-    import_module("cli.main").main()

@@ -2,7 +2,8 @@
 
 Rules: a command's body parses, calls one function and renders. `--json`, `--root` and `--debug` work before and after
 a command's name. No user sees a traceback without `--debug`. Exit codes: 0 well, 1 refused or failed, 2 usage,
-3 integrity, 4 divergence, 5 a conflict or an unknown outcome, 6 incomplete.
+3 integrity, 4 divergence, 5 a conflict or an unknown outcome, 6 incomplete, 130 interrupted. Whoever interrupts a
+command is told to run agents again only where it ran them.
 """
 
 from __future__ import annotations
@@ -14,32 +15,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
+try:
+    import click
 
-from cli.commands import (
-    budget,
-    contract,
-    demo,
-    evidence,
-    keep,
-    ledger,
-    lint,
-    log,
-    policy,
-    prove,
-    report,
-    runs,
-    sandbox,
-    serve,
-    steer,
-    tools,
-    travel,
-    views,
-)
-from cli.options import DEFAULT_ROOT, pass_settings
-from cli.output import Settings, complain, say
-from ledger_core import __version__
-from ledger_core.errors import LedgerError
+    from cli.commands import (
+        budget,
+        contract,
+        demo,
+        evidence,
+        keep,
+        ledger,
+        lint,
+        log,
+        policy,
+        prove,
+        report,
+        runs,
+        sandbox,
+        serve,
+        steer,
+        tools,
+        travel,
+        views,
+    )
+    from cli.options import DEFAULT_ROOT, pass_settings
+    from cli.output import Settings, complain, say
+    from ledger_core import __version__
+    from ledger_core.errors import LedgerError
+except KeyboardInterrupt:  # these take most of a short command's time
+    sys.stderr.write("interrupted; nothing was begun.\n")
+    sys.exit(130)
 
 GROUPS: dict[str, Sequence[click.Command]] = {
     "Run": (
@@ -83,10 +88,26 @@ GROUPS: dict[str, Sequence[click.Command]] = {
     ),
     "Keep": (keep.init, keep.doctor),
 }
+_RESUMABLE = frozenset(("run", "resume", "worker"))
+"""Commands that run agents: what they leave undone is gone on with by `resume`."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C came while this command was at work; None if it was none's yet."""
+
+    def __init__(self, command: str | None) -> None:
+        super().__init__(command)
+        self.command = command
 
 
 class Commands(click.Group):
     """The commands, in their groups."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            raise Interrupted(ctx.invoked_subcommand) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         del ctx
@@ -122,10 +143,10 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
     try:
         code: Any = cli.main(arguments, prog_name="agentledger", obj=settings, standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.Abort:
-        return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
+    except Interrupted as during:
+        return _interrupted(during.command)
+    except (KeyboardInterrupt, click.Abort):
+        return _interrupted(None)
     except SystemExit as left:  # agent code may call sys.exit; its run is given back, and that must be seen
         if sys.stdout is not stdout:  # click's way to say that whoever read us has seen enough
             return 0
@@ -150,8 +171,9 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _interrupted() -> int:
-    say("interrupted; what was recorded is kept. Go on with: agentledger resume latest")
+def _interrupted(command: str | None) -> int:
+    further = " Go on with: agentledger resume latest" if command in _RESUMABLE else ""
+    say(f"interrupted; what was recorded is kept.{further}")
     return 130
 
 

@@ -10,11 +10,22 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any
 
+from ledger_core import chain
 from ledger_core.errors import LedgerError
+from ledger_core.events import FORGOTTEN
 from ledger_core.log.log import Log
 from ledger_core.log.verify import Finding
 from projections.evidence_records import Held
 from projections.evidence_sealed import MALFORMED, finding
+
+
+def holds_any(log: Log, held: Held) -> bool:
+    """Whether a ledger has one of a bundle's records, at its seq: then the run is of it, whatever the bundle says."""
+    mine = {chain.stored_hash(data) for data in held.records if data}
+    try:
+        return any(chain.stored_hash(stored) in mine for _, stored in log.records(held.stream))
+    except MALFORMED:
+        return False
 
 
 def against_ledger(
@@ -22,7 +33,10 @@ def against_ledger(
 ) -> Generator[Finding, None, int | None]:
     """Hold a bundle's bytes and head against a ledger; returns how many events the run has had since."""
     if bundle.get("ledger_id") != log.id.hex():
-        yield finding("ledger", held.stream, f"the bundle is of another ledger than this one, {log.id.hex()}")
+        said = f"the bundle is of another ledger than this one, {log.id.hex()}"
+        if holds_any(log, held):
+            said = f"the bundle names another ledger than this one, {log.id.hex()}, and its records are in this one"
+        yield finding("ledger", held.stream, said)
         return None
     try:
         rows = log.records(held.stream)
@@ -45,6 +59,13 @@ def against_ledger(
                 left.discard((row.id, row.chunk))
         for blob in sorted({blob for blob, _ in left}):
             yield finding("ledger", held.stream, f"the ledger has no such blob as {blob.hex()}")
+        unread = bundle.get("sealed") is not True and bundle["stream"]["key"] is None
+        if unread and checked["in_ledger"] and log.key(held.stream) is not None:
+            yield finding(
+                "ledger",
+                held.stream,
+                f"the ledger has the key, and can read what the bundle shows as {FORGOTTEN}",
+            )
         if log.event(head["seq"], contents=False).hash.hex() != head["hash"]:
             yield finding("ledger", held.stream, "the head is not in the ledger: one of the two was rewritten")
     except MALFORMED as wrong:

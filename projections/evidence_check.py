@@ -27,7 +27,7 @@ from ledger_core.log.log import Log
 from ledger_core.log.record import Event
 from ledger_core.log.verify import Finding
 from projections.evidence import PARTS, derived
-from projections.evidence_against import against_children, against_ledger
+from projections.evidence_against import against_children, against_ledger, holds_any
 from projections.evidence_json import DIGEST, differences, digest, of_hex, same
 from projections.evidence_records import SCHEMA, SEALED, Held, Words, events_of
 from projections.evidence_sealed import Chain, finding, parse, printable
@@ -98,14 +98,17 @@ class EvidenceReport:
         return {"ok": self.ok, **attrs.asdict(self)}
 
 
-def check(bundle: Any, log: Log | None = None, *, children: Mapping[str, Any] | None = None) -> EvidenceReport:
+def check(
+    bundle: Any, log: Log | None = None, *, children: Mapping[str, Any] | None = None, demanded: bool = True
+) -> EvidenceReport:
     """What is wrong with a bundle, by itself and, with `log`, against the ledger that it says it is of.
 
-    `children` are bundles by run id: those of the run's children are compared with what the run heard of them.
+    `children` are bundles by run id: those of the run's children are compared with what the run heard of them. A log
+    that is only at hand (not `demanded`) is not asked if it is another ledger, and has none of the bundle's records.
     """
     report = EvidenceReport()
     try:
-        for one in _checked(bundle, log, children or {}, report):
+        for one in _checked(bundle, log, children or {}, report, demanded=demanded):
             report.add(one)
     except Exception as error:  # JSON can be anything, and sealed bytes can be anybody's
         report.add(finding("shape", None, f"the check could not go on: {type(error).__name__}: {error}"))
@@ -113,7 +116,9 @@ def check(bundle: Any, log: Log | None = None, *, children: Mapping[str, Any] | 
     return report
 
 
-def _checked(bundle: Any, log: Log | None, children: Mapping[str, Any], report: EvidenceReport) -> Iterator[Finding]:
+def _checked(
+    bundle: Any, log: Log | None, children: Mapping[str, Any], report: EvidenceReport, *, demanded: bool
+) -> Iterator[Finding]:
     if not isinstance(bundle, Mapping) or bundle.get("schema") != SCHEMA:
         yield Finding(kind="shape", detail=f"this is no bundle of evidence: its schema is not {SCHEMA}")
         return
@@ -130,6 +135,9 @@ def _checked(bundle: Any, log: Log | None, children: Mapping[str, Any], report: 
     yield from broken
     report.checked |= {"records": len(held.records), "contents": chained.contents, "blobs": chained.blobs}
     yield from _heads(bundle, held, name)
+    if log is not None and not demanded and bundle.get("ledger_id") != log.id.hex() and not holds_any(log, held):
+        report.not_checked.append(f"anything in the ledger here: {log.id.hex()} is another one, and has not this run")
+        log = None
     _limits(report, log)
     if unread or broken:
         report.not_checked.append("what is shown: the sealed bytes that it would be compared with are damaged")

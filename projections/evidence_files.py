@@ -174,7 +174,7 @@ def is_family(path: Path) -> bool:
 
 
 def beside(path: Path, bundle: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
-    """What the files around a bundle say otherwise than the bundle, and what of them was not looked at."""
+    """What the files around a bundle say otherwise than the bundle, and what of them cannot be compared with it."""
     if path.is_dir():
         return _extracts(path, bundle)
     if not path.is_file():  # a pipe: what was read is gone
@@ -183,7 +183,8 @@ def beside(path: Path, bundle: Mapping[str, Any]) -> tuple[list[Finding], list[s
     if not _is_page(data):
         return [], []
     if bundle.get("agentledger") != __version__:
-        return [], ["that the page around the data is as it was made: that was by another version"]
+        made_by = str(bundle.get("agentledger"))[:40]
+        return [], [f"what the page shows: version {made_by} made it, and only that version can compare it"]
     if render(bundle) == data:
         return [], []
     return [
@@ -206,14 +207,26 @@ def _extracts(path: Path, bundle: Mapping[str, Any]) -> tuple[list[Finding], lis
         if not fits:
             findings.append(Finding(kind="file", detail=f"{name} does not say what the bundle says"))
     try:
-        lines = _read(path / EVENTS).splitlines()
+        said = _read(path / EVENTS).removesuffix("\n")
+        lines = said.split("\n") if said else []  # at nothing else: JSON has U+2028 and its like as they are
         fits = same([_parsed(line, path / EVENTS) for line in lines], bundle.get("events"))
     except LedgerError:
         fits = False
     if not fits:
         findings.append(Finding(kind="file", detail=f"{EVENTS} does not say what the bundle says"))
-    more = sorted(set(os.listdir(path)) - NAMES)
-    return findings, [f"files that do not belong to the bundle: {', '.join(more[:8])}"] if more else []
+    return findings, _strangers(set(os.listdir(path)) - NAMES)
+
+
+def beside_family(path: Path) -> list[str]:
+    """What is in such a directory beside the bundles that its index names, and cannot be compared with them."""
+    return _strangers(set(os.listdir(path)) - {INDEX} - {place.name for place in family(path).values()})
+
+
+def _strangers(names: set[str]) -> list[str]:
+    if not names:
+        return []
+    more = f", … ({len(names):,})" if len(names) > 8 else ""
+    return [f"files that do not belong to the bundle: {', '.join(sorted(names)[:8])}{more}"]
 
 
 def _bundle(value: dict[str, Any], path: Path) -> dict[str, Any]:

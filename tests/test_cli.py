@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -234,6 +235,40 @@ def test_interrupted(shell):
     assert process.returncode == 130
     assert "resume" in err and "Traceback" not in err
     assert shell.json("status", "w", "--json")["status"] == "pending"
+
+
+def test_interrupted_where_no_agent_runs(shell):
+    """Ctrl-C in commands that read ends with 130, and does not tell anybody to run an agent."""
+    shell("run", "agents.py:hello", "--run-id", "r")
+    pipe = shell.folder / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for words in (("log", "tail", "-f", "--after", "0"), ("timetravel", "r", "--html", "pipe")):
+        process = shell.start(*words)
+        begun = process.stdout if words[0] == "log" else reader  # a page is more than a pipe holds: its writer waits
+        assert select.select([begun], [], [], 30)[0], words
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 130, err
+        assert err.strip() == "interrupted; what was recorded is kept."
+    os.close(reader)
+
+
+@pytest.mark.parametrize("module", ["ledger_core.log.log", "click", "rich.table", "cli.commands.views", "lmdb"])
+@pytest.mark.parametrize("begin", ["runpy.run_module('agentledger', run_name='__main__')", "from cli.main import main"])
+def test_interrupted_while_it_imports(shell, module, begin):
+    """Ctrl-C while the command line imports its parts ends with 130 and a word, from both ways to start it."""
+    script = f"""
+import os, runpy, signal, sys
+def hook(event, args):
+    if event == "import" and args[0] == {module!r}:
+        os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(hook)
+sys.argv = ["agentledger", "runs"]
+{begin}
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=shell.folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted; nothing was begun.\n")
 
 
 def test_a_broken_pipe(shell):

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from suites.evidence import as_read, kid_bundle, rich, rich_bundle, run_rich
+from suites.evidence import as_read, kid_bundle, rich, rich_bundle, run_rich, signed
 
 from agentledger import Secret, agent
 from ledger_core.errors import BadInput, Damaged, NotFound, Refused
@@ -414,6 +414,60 @@ def test_an_edited_file_beside_the_bundle_is_found(tmp_path: Path, name: str):
     assert "more.txt" in files.beside(path, made)[1][0]
 
 
+def test_a_page_of_another_version_is_not_taken_at_its_word(tmp_path: Path):
+    """Only the version that made a page can make it anew: to another one, whatever it shows is incomplete."""
+    made = signed({**kid_bundle(), "agentledger": "0.0.1"})
+    page = tmp_path / "page.html"
+    files.write_page(made, page)
+    for shown in ("", "<h1>PAID 1,000,000</h1>"):
+        page.write_text(page.read_text().replace("</body>", f"{shown}</body>"))
+        done = commands("evidence-check", page, "--json", cwd=tmp_path)
+        (report,) = json.loads(done.stdout)["bundles"]
+        assert (done.returncode, report["ok"], report["findings"]) == (6, False, []), done.stderr
+        assert "0.0.1" in report["incomplete"][0]
+        assert "kid: incomplete: " in commands("evidence-check", page, cwd=tmp_path).stdout
+
+
+def test_files_that_nobody_can_compare_are_incomplete(tmp_path: Path):
+    """What lies in a directory of evidence or of a family, and belongs to no bundle is named (exit code 6)."""
+    files.write_directory(kid_bundle(), tmp_path / "d")
+    files.write_family([rich_bundle(), kid_bundle()], tmp_path / "f")
+    for path, name in (("d", "failures.json"), ("f", "READ-THIS.txt"), ("f", "0003-more")):
+        assert commands("evidence-check", path, cwd=tmp_path).returncode == 0
+        place = tmp_path / path / name
+        if "." in name:
+            place.write_text("[]")
+        else:
+            place.mkdir()
+        done = commands("evidence-check", path, cwd=tmp_path)
+        assert done.returncode == 6, done.stdout + done.stderr
+        assert f"incomplete: files that do not belong to the bundle: {name}" in done.stdout
+        if "." in name:
+            place.unlink()
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\r\n", "\n"])
+def test_words_with_any_line_break_are_honest_evidence(runtime: Runtime, tmp_path: Path, mark: str):
+    """A directory whose run said something with a line break of any kind in it says what its bundle says."""
+    assert runtime.run(agent(name="a")(lambda ctx: f"a line{mark}another"), run_id="r").ok
+    made = bundle(runtime.log, "r")
+    files.write_directory(made, tmp_path / "d")
+    files.write_page(made, tmp_path / "p.html")
+    for path in (tmp_path / "d", tmp_path / "p.html"):
+        assert files.beside(path, files.read(path)) == ([], [])
+
+
+def test_events_beside_a_bundle_are_a_line_each(tmp_path: Path):
+    """Two events on a line, an empty file and a line more are found."""
+    files.write_directory(kid_bundle(), tmp_path / "d")
+    events = tmp_path / "d" / files.EVENTS
+    text = events.read_text()
+    for other in (text.replace("\n", "\u2028", 1), "", text + "\n", text.replace("\n", " ")):
+        events.write_text(other)
+        details = [one.detail for one in files.beside(tmp_path / "d", kid_bundle())[0]]
+        assert f"{files.EVENTS} does not say what the bundle says" in details
+
+
 def test_what_is_no_bundle_is_said_so(tmp_path: Path):
     """Cut short, not UTF-8, not JSON, JSON of something else, a name twice, numbers that are none, too deep."""
     whole = b"".join(files.text(rich_bundle()))
@@ -637,3 +691,17 @@ def test_another_ledger_is_not_asked_unless_somebody_says_so(ledger: Path, tmp_p
     done = commands("evidence-check", "s.json", "--ledger", cwd=tmp_path)
     assert done.returncode == 3
     assert "another ledger" in done.stdout
+    said = commands("evidence-check", "s.json", cwd=tmp_path).stdout
+    assert "is another one, and has not this run" in said
+    assert "not checked: that the ledger has this id" in said
+
+
+def test_a_bundle_under_another_ledgers_name_is_found_by_its_own(ledger: Path, tmp_path: Path):
+    """Beside the ledger that holds its records, a bundle that names another one does not pass."""
+    commands("--root", ledger, "evidence", "s", "--out", tmp_path / "s.json", cwd=tmp_path)
+    files.write_file(signed({**files.read(tmp_path / "s.json"), "ledger_id": "ab" * 16}), tmp_path / "forged.json")
+
+    assert commands("--root", ledger, "evidence-check", "s.json", cwd=tmp_path).returncode == 0
+    done = commands("--root", ledger, "evidence-check", "forged.json", cwd=tmp_path)
+    assert done.returncode == 3, done.stdout
+    assert "its records are in this one" in done.stdout

@@ -31,16 +31,18 @@ from suites.evidence import (
 from agentledger import agent
 from ledger_core import chain, codec
 from ledger_core.errors import Damaged
-from ledger_core.events import Unknown
+from ledger_core.events import FORGOTTEN, Unknown
 from ledger_core.log.cipher import Cipher
 from ledger_core.log.log import Draft, Log
 from ledger_core.log.record import place as place_of
 from ledger_core.runtime.runtime import Runtime
 from projections import evidence_records
-from projections.evidence import PARTS, bundle
+from projections.evidence import PARTS, bundle, derived
 from projections.evidence_check import MOST, EvidenceReport, check
 from projections.evidence_json import canonical, differences, of_hex, of_text, same, to_text
-from projections.evidence_records import Held, Words
+from projections.evidence_records import Held, Words, events_of
+from projections.evidence_sealed import parse
+from projections.wire import event_json
 
 SAID_ELSEWHERE = ("exported", "agentledger", "ledger_id", "head")
 """What a bundle alone cannot prove, and does not say that it does."""
@@ -513,6 +515,43 @@ def test_another_ledgers_run_of_the_same_name_is_another_run(runtime: Runtime):
     assert {one.kind for one in found} >= {"ledger"}
     assert "no such record as event 1" in " ".join(one.detail for one in found)
     assert "ledger" in kinds(check(signed({**rich_bundle(), "ledger_id": Log.in_memory().id.hex()}), Log.in_memory()))
+
+
+def test_a_ledger_at_hand_is_asked_if_it_has_the_run_or_is_demanded(runtime: Runtime):
+    """Another id and none of the records: not checked, or a finding if demanded. Another id and a record: a finding."""
+    run_rich(runtime)
+    made = as_read(bundle(runtime.log, "s"))
+    for log in (Log.in_memory(), runtime.log):
+        stranger = failed_bundle()  # of a run of the same name in another ledger
+        report = check(stranger, log, demanded=False)
+        assert (report.findings, report.exit_code) == ([], 0)
+        assert log.id.hex() in " ".join(report.not_checked)
+        assert any("that the ledger has this id" in text for text in report.not_checked)
+        assert kinds(check(stranger, log)) == {"ledger"}
+    renamed = signed({**made, "ledger_id": "ab" * 16})
+    for demanded in (False, True):
+        report = check(renamed, runtime.log, demanded=demanded)
+        assert [(one.kind, "its records are in this one" in one.detail) for one in report.findings] == [
+            ("ledger", True)
+        ]
+    assert check(made, runtime.log, demanded=False).checked["in_ledger"] == len(made["records"])
+
+
+def test_words_that_were_taken_out_are_found_by_the_ledger_that_has_them(runtime: Runtime):
+    """`<forgotten>` without a key is true only where the ledger's key is gone; a bundle that is sealed says so."""
+    run_rich(runtime)
+    honest = as_read(bundle(runtime.log, "s"))
+    held, _ = parse(honest)
+    events = list(events_of(held, None, FORGOTTEN))
+    stripped = changed(honest, ["stream", "key"], None) | derived(events)
+    stripped = as_read(signed({**stripped, "events": [event_json(event) for event in events]}))
+    assert check(stripped).ok
+    assert [one.detail for one in check(stripped, runtime.log).findings] == [
+        "the ledger has the key, and can read what the bundle shows as <forgotten>"
+    ]
+    assert check(as_read(bundle(runtime.log, "s", sealed=True)), runtime.log).ok
+    runtime.log.forget("run/s")
+    assert check(stripped, runtime.log).ok
 
 
 # Children

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 
+import click
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,7 +41,7 @@ def root(tmp_path_factory):
 def lines(capsys, root, *arguments):
     capsys.readouterr()
     assert command(trace, root, *arguments) == 0
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [json.loads(line) for line in capsys.readouterr().out.split("\n")[:-1]]
 
 
 def of_kind(found, kind, run=None):
@@ -290,3 +291,12 @@ def test_an_empty_ledger_has_no_spans(tmp_path, capsys):
     assert lines(capsys, tmp_path / "l") == []
     command(trace, tmp_path / "l")
     assert "no runs" in capsys.readouterr().err
+
+
+def test_json_changes_nothing_and_the_help_says_so(capsys, root):
+    """A line is a JSON object, with --json and without, and no help promises one object."""
+    assert len(lines(capsys, root)) > 1
+    assert lines(capsys, root, "--json") == lines(capsys, root)
+    words = trace.get_help(click.Context(trace))
+    assert "Print one JSON object" not in words
+    assert "a JSON object a line" in words

@@ -213,6 +213,7 @@ def test_a_page_is_written(root, capsys, tmp_path):
     found = object_of(capsys, timetravel, root, "r", "--html", str(page))
     assert found == {"run_id": "r", "html": str(page)}
     assert page.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html>")
+    assert page.stat().st_mode & 0o777 == 0o600  # it carries the run's key
     with pytest.raises(BadInput, match="cannot be written"):
         text_of(capsys, timetravel, root, "r", "--html", str(tmp_path / "no" / "r.html"))
 

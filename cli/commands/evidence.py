@@ -21,6 +21,7 @@ from projections import runs as run_list
 from projections.evidence import bundle
 from projections.evidence_check import EvidenceReport, check
 from projections.evidence_place import outside
+from projections.evidence_sealed import printable
 
 _SHOWN = 20
 """Findings on the screen, of a bundle."""
@@ -77,7 +78,9 @@ def evidence(
 
 @click.command("evidence-check")
 @click.argument("what", metavar="RUN|FILE")
-@click.option("--ledger/--no-ledger", default=None, help="Hold it against the ledger here.  [default: if it is of it]")
+@click.option(
+    "--ledger/--no-ledger", default=None, help="Hold it against the ledger here.  [default: if it has the run]"
+)
 @pass_settings
 def evidence_check(settings: Settings, what: str, ledger: bool | None) -> int:
     """Check a bundle: a file, a page, a directory; or a run of the ledger, as it would be exported.
@@ -129,15 +132,17 @@ def _ledger(settings: Settings, *, wanted: bool | None) -> Iterator[Log | None]:
 
 
 def _of_files(path: Path, log: Log | None, *, forced: bool) -> Iterator[EvidenceReport]:
-    """Reports on what is at a path; a ledger that the bundles are not of is asked only where somebody wants it."""
-    places = files.family(path) if files.is_family(path) else {"": path}
-    found = files.read_family(path) if files.is_family(path) else {"": files.read(path)}
+    """Reports on what is at a path; that the ledger at hand is another one is a finding only where it is `forced`."""
+    whole = files.is_family(path)
+    places = files.family(path) if whole else {"": path}
+    found = files.read_family(path) if whole else {"": files.read(path)}
+    around = files.beside_family(path) if whole else []
     for name, one in found.items():
-        mine = log is not None and (forced or one.get("ledger_id") == log.id.hex())
-        report = check(one, log if mine else None, children=found)
+        report = check(one, log, children=found, demanded=forced)
         findings, left = files.beside(places[name], one)
         report.add(*findings)
-        report.not_checked += left
+        report.incomplete += [printable(text, 500) or "" for text in (*around, *left)]
+        around = []
         yield report
 
 

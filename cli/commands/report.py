@@ -48,7 +48,9 @@ def cost() -> None:
 
 @cost.command("report")
 @scoped
-@click.option("--top", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Runs and steps at most.")
+@click.option(
+    "--top", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Runs, steps and sessions at most."
+)
 @_HTML
 @pass_settings
 def cost_report(settings: Settings, asked: Asked, top: int, html: Path | None) -> None:
@@ -99,7 +101,7 @@ def checklist(
 ) -> int:
     """Check what was recorded before a release stands on it, with the evidence for each risk and what to do.
 
-    The code of agents is replayed against the record: nothing outside is touched, and nothing is appended.
+    The code of agents is loaded, and replayed against the record: no effect is made again, and nothing is appended.
     """
     with _subject(settings, asked) as subject, Runtime(subject.log, policy=[], sandbox={}) as runtime:
         means = Means(

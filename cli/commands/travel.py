@@ -96,8 +96,8 @@ def _line(line: Line) -> str:
 @click.command()
 @click.argument("run_name", metavar="RUN")
 @click.option("--at-seq", type=click.IntRange(1), help="The run's own event to go to, from 1.")
-@click.option("--include-diffs", is_flag=True, help="With each event, what it changed.")
-@click.option("--include-states", is_flag=True, help="With each event, all that the run was after it.")
+@click.option("--include-diffs", is_flag=True, help="In the list: what each event changed.")
+@click.option("--include-states", is_flag=True, help="In the list: all that the run was after each event.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write it as a page to go through.")
 @pass_settings
 def timetravel(
@@ -110,7 +110,8 @@ def timetravel(
 ) -> None:
     """Go through a run: what it was at any of its events, its state document, and what the event changed.
 
-    On a terminal, keys go through it. With --at-seq, one event; else a list of them all.
+    With --html, a page, which carries the run's key if it is at hand. With --at-seq, one event and what it changed.
+    On a terminal and without other options, keys go through the run. Else a list of all its events.
     """
     with open_log(settings) as log:
         run_id = runs.resolve(log, run_name)
@@ -126,12 +127,11 @@ def timetravel(
 
 def _page(settings: Settings, log: Log, run_id: str, path: Path) -> None:
     from projections import evidence, page  # noqa: PLC0415  # a page's parts are many, and needed here alone
+    from projections.evidence_place import outside, write_whole  # noqa: PLC0415
 
-    text = page.render(evidence.bundle(log, run_id))
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}.") from None
+    made = evidence.bundle(log, run_id)
+    text = page.render(made)
+    write_whole(outside(path, settings.root), [text.encode()], private=made["stream"]["key"] is not None)
     emit(settings, {"run_id": run_id, "html": str(path)}, lambda: say(f"{count(len(text), 'character')} in {path}"))
 
 
@@ -221,7 +221,8 @@ def _watch(log: Log, run_id: str) -> None:
 def trace(settings: Settings, asked: Asked, form: str) -> None:
     """Write runs as spans for systems that show traces: of a run with its children, a session, a time, or all.
 
-    A line of JSON is a span in OpenTelemetry's shape. Nothing that people or models said is in it.
+    Each line is a JSON object, with --json or without: a span in OpenTelemetry's shape. Nothing that people or models
+    said is in it.
     """
     written = 0
     with open_log(settings) as log:
@@ -230,3 +231,8 @@ def trace(settings: Settings, asked: Asked, form: str) -> None:
             written += 1
     if not written:
         say("There are no runs there.")
+
+
+for _option in trace.params:
+    if _option.name == "as_json" and isinstance(_option, click.Option):
+        _option.help = "Changes nothing here: a JSON object a line, always."
