@@ -68,6 +68,11 @@ def of_path(event: Event, _: RunState) -> Iterable[str]:
     return (event.body.path,)  # type: ignore[attr-defined]  # only for bodies that have one
 
 
+def of_effect(event: Event, state: RunState) -> Iterable[str]:
+    """The row of the effect that the event is of; one that was asked for before the code began afresh was another."""
+    return (state.effect_key(event.body.path),)  # type: ignore[attr-defined]  # only for bodies that have one
+
+
 def of_seq(event: Event, _: RunState) -> Iterable[str]:
     """A row of the event's own."""
     return (f"{event.seq:020}",)

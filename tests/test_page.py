@@ -15,6 +15,7 @@ from typing import Any
 import needs
 import pytest
 from browser import Browser
+from suites import afresh
 from suites.evidence import changed, failed_bundle, kid_bundle, resealed, rich_bundle, signed
 
 from agentledger import BadInput, InDoubt, agent, tool
@@ -548,6 +549,25 @@ def test_runs_of_every_kind_have_a_page(page: Callable[..., Page], tmp_path: Pat
     assert "a failure in words" in seen["failed"]
     assert "<forgotten>" in seen["forgotten"]
     assert "No step was created." in seen["new"]
+
+
+def test_runs_whose_calls_went_wrong_have_a_page(page: Callable[..., Page]) -> None:
+    """Begun afresh, in doubt, settled late, undone, blocked: the second fold gives the rows of calls that are shown."""
+    with Runtime.in_memory() as runtime:
+        afresh.gone_wrong(runtime)
+        made = {stream[4:]: bundle(runtime.log, stream[4:]) for stream in runtime.log.streams("run/")}
+    assert len(made) == 10
+    for name, one in made.items():
+        shown = page(one)
+        assert (name, shown.problems, shown.verdict) == (name, [], "right")
+    for path, value in (
+        (("cost_records", 0, "succeeded"), 7),
+        (("models", 0, "status"), "lost"),
+        (("failures", 0, "recovered"), False),
+    ):
+        forged = page(signed(changed(made["others"], list(path), value)))
+        assert forged.verdict == "wrong"
+        assert len(forged.problems) == 1
 
 
 # Where it is read

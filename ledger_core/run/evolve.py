@@ -56,6 +56,8 @@ def _step(state: RunState, _: int, body: StepCreated) -> None:
         state.entry_point, state.code_digest = body.entry_point, body.code_digest
         state.status, state.waiting, state.attempt = "pending", None, 1
     state.waits.clear()
+    state.stumbled.clear()  # not at the step's end: who folds rows asks then what failed of it, and what is open
+    state.asking.clear()
 
 
 def _claimed(state: RunState, _: int, body: StepClaimed) -> None:
@@ -92,6 +94,7 @@ def _retry(state: RunState, _: int, body: StepRetryScheduled) -> None:
     progressed(state)
     since = state.failed.pop(body.reopened or "", None)
     if body.fresh:
+        state.fresh += 1
         state.waits.clear()
     elif since is not None:  # what began behind the failure is dropped with the journal's part
         state.waits = {path: one for path, one in state.waits.items() if one.event <= since}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def _tool_requested(state: RunState, seq: int, body: effect.ToolCallRequested) -> None:
+    _asked(state, body.path)
     state.tools[body.tool] += 1
     state.names[body.path] = body.tool
     state.effects += body.attempt == 1 and body.path not in state.waits
@@ -44,6 +45,8 @@ def _tool_requested(state: RunState, seq: int, body: effect.ToolCallRequested) -
 
 
 def _model_requested(state: RunState, _: int, body: effect.ModelCallRequested) -> None:
+    _asked(state, body.path)
+    state.asking.add(state.effect_key(body.path))
     hold(state.reservations, body)
     state.effects += body.attempt == 1 and body.path not in state.waits
     state.model_calls += 1
@@ -54,6 +57,7 @@ def _model_requested(state: RunState, _: int, body: effect.ModelCallRequested) -
 def _model_completed(state: RunState, _: int, body: effect.ModelCallCompleted) -> None:
     progressed(state)
     state.names.pop(body.path, None)
+    state.asking.discard(state.effect_key(body.path))
     hold(state.reservations, body)
     state.input_tokens += body.input_tokens or 0
     state.output_tokens += body.output_tokens or 0
@@ -63,7 +67,8 @@ def _model_completed(state: RunState, _: int, body: effect.ModelCallCompleted) -
 
 def _model_failed(state: RunState, _: int, body: effect.ModelCallFailed) -> None:
     progressed(state)
-    state.stumbled.add(body.path)
+    _stumbled(state, body.path, body.attempt)
+    state.asking.discard(state.effect_key(body.path))
     _paid(state, body)
     if body.retry_ns is None:
         state.failed[body.path] = state.events
@@ -86,10 +91,11 @@ def _tool_completed(state: RunState, seq: int, body: effect.ToolCallCompleted) -
 
 def _tool_failed(state: RunState, _: int, body: effect.ToolCallFailed) -> None:
     progressed(state)
-    state.stumbled.add(body.path)
     row = state.ledger.get(body.path)
     if body.category == "unknown" and row is not None and row.status not in UNSETTLED:
+        state.late = state.events
         return  # the word for not knowing rode, and somebody who knew was faster
+    _stumbled(state, body.path, body.attempt)
     _paid(state, body)
     _row(state, body.path, "PENDING_VERIFICATION" if body.in_doubt else "FAILED_NO_EFFECT")
     if body.retry_ns is None and not body.in_doubt:
@@ -152,8 +158,10 @@ def _refused(state: RunState, _: int, body: govern.EffectRefused) -> None:
     state.waits.pop(body.path, None)
     state.failed[body.path] = state.events
     hold(state.reservations, body)
-    if body.path in state.ledger and state.ledger[body.path].status not in UNSETTLED:
+    row = state.ledger.get(body.path)
+    if row is not None and row.status not in UNSETTLED:
         _row(state, body.path, "FAILED_NO_EFFECT")
+    state.stumbled[f"{state.effect_key(body.path, refused=True)}!"] = (state.fresh, 0)
 
 
 def _joined(state: RunState, _: int, body: govern.ToolCallJoined) -> None:
@@ -168,6 +176,7 @@ def _effect_held(state: RunState, _: int, body: govern.EffectHeld) -> None:
 
 
 def _cost(state: RunState, _: int, body: govern.CostRecorded) -> None:
+    _asked(state, body.path)
     state.effects += 1
     state.usd_nano += body.spent.get("usd_nano", 0)
     state.input_tokens += body.spent.get("input_tokens", 0)
@@ -184,6 +193,17 @@ def _artifact(state: RunState, _: int, __: govern.ArtifactCreated) -> None:
 def _compensating(state: RunState, _: int, body: govern.CompensationStarted) -> None:
     if body.path in state.ledger:
         state.ledger[body.path].compensating = True
+
+
+def _asked(state: RunState, path: str) -> None:
+    """The code asks for an effect: what failed or was paid at its path before it began afresh was another."""
+    if state.fresh:
+        state.generations[path] = state.fresh
+
+
+def _stumbled(state: RunState, path: str, attempt: int) -> None:
+    key, generation = state.effect_key(path), state.generations.get(path, 0)
+    state.stumbled[key] = (generation, max(attempt, state.stumbled.get(key, (0, 0))[1]))
 
 
 def _row(state: RunState, path: str, status: LedgerStatus, done: int | None = None) -> None:

@@ -100,8 +100,16 @@ class RunState:
     children: dict[str, Child] = attrs.field(factory=dict)
     names: dict[str, str] = attrs.field(factory=dict)
     """Of the tool or model of the step's calls that have not succeeded, by path."""
-    stumbled: set[str] = attrs.field(factory=set)
-    """Paths of calls of which an attempt failed, whatever came of them later."""
+    fresh: int = 0
+    """Number of times that a step's code began afresh, without its journal."""
+    generations: dict[str, int] = attrs.field(factory=dict)
+    """What `fresh` was when the last effect at a path was begun; only where it was above 0."""
+    stumbled: dict[str, tuple[int, int]] = attrs.field(factory=dict)
+    """What failed of the step, whatever came of it later: its generation and its last attempt, by `effect_key`."""
+    asking: set[str] = attrs.field(factory=set)
+    """The step's model calls that nobody has answered yet, by `effect_key`."""
+    late: int = 0
+    """Number of the last event that did not know what somebody else had settled before: it changes nothing."""
     first_seq: int = 0
     """Of the run's first event."""
     created_ns: int = 0
@@ -181,6 +189,12 @@ class RunState:
             return self.children[waiting.name].ended
         return None
 
+    def effect_key(self, path: str, *, refused: bool = False) -> str:
+        """What tells the effect at a path from others that were asked for there before the code began afresh: of the
+        last that was begun, or of one that is `refused` just now."""
+        generation = self.fresh if refused else self.generations.get(path, 0)
+        return f"{path}~{generation}" if generation else path
+
     def clone(self) -> RunState:
         """A copy that can be folded further without changing this one."""
         return attrs.evolve(
@@ -191,7 +205,9 @@ class RunState:
             taken=dict(self.taken),
             failed=dict(self.failed),
             names=dict(self.names),
-            stumbled=set(self.stumbled),
+            generations=dict(self.generations),
+            stumbled=dict(self.stumbled),
+            asking=set(self.asking),
             approvals=dict(self.approvals),
             pending=dict(self.pending),
             children={name: attrs.evolve(child) for name, child in self.children.items()},

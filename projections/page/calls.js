@@ -1,7 +1,8 @@
 /* The calls of a run, folded: the tool ledger, what each call cost, and what went wrong.
  *
  * Rules: as in `fold.js`, which this is a part of: it says what an event does to a call, by path. Amounts are exact,
- * however large. A failure is kept by what failed and its attempt, so that what comes right later finds it.
+ * however large. A failure is kept by what failed and its attempt, so that what comes right later finds it. What a step
+ * asked for before its code began afresh is another call than what it asks for now at the same path.
  */
 'use strict';
 const Calls = (() => {
@@ -13,6 +14,8 @@ const Calls = (() => {
     resent: 'PENDING_VERIFICATION',
   };
   const OUTCOMES = ['tool_call_completed', 'tool_call_failed', 'tool_call_settled', 'model_call_failed'];
+  const LOSES = ['step_completed', 'step_failed', 'step_cancelled', 'step_retry_scheduled'];
+  const BLOCKS = ['blocked', 'parked', 'divergence'];
   const MONEY = ['input_tokens', 'output_tokens', 'cached_tokens', 'usd_nano'];
   const KINDS = {
     tool_call_failed: 'tool',
@@ -27,11 +30,14 @@ const Calls = (() => {
     child_run_ended: 'child',
     run_cancelled: 'cancelled',
   };
+  const BACK = 1000;
   const has = (value) => value !== undefined && value !== null;
 
   class Calls {
     constructor() {
-      [this.ledger, this.costs, this.failures, this.names] = [new Map(), new Map(), new Map(), new Map()];
+      for (const name of ['ledger', 'costs', 'failures', 'names', 'kids', 'models', 'generations', 'stumbled'])
+        this[name] = new Map();
+      [this.fresh, this.asking] = [0, new Set()];
       this.total = {model_calls: 0, tool_calls: 0, input_tokens: 0, output_tokens: 0, cached_tokens: 0, usd_nano: 0};
       this.changed = [];
     }
@@ -42,8 +48,24 @@ const Calls = (() => {
       return type === 'tool_call_failed' && facts.category === 'unknown' && !!row && !OPEN.includes(row.status);
     }
 
+    /** How often the step's code began afresh, and which calls were asked for since. */
+    generation(type, facts) {
+      if (type === 'step_created') {
+        this.stumbled.clear();
+        this.asking.clear();
+      } else if (type === 'step_retry_scheduled' && facts.fresh) this.fresh++;
+      else if (this.fresh && ['tool_call_requested', 'model_call_requested', 'cost_recorded'].includes(type))
+        this.generations.set(facts.path, this.fresh);
+    }
+
+    /** What tells the call at a path from earlier ones. */
+    key(path, generation = this.generations.get(path)) {
+      return generation ? `${path}~${generation}` : path;
+    }
+
     /** Whoever made the calls that are under way has lost the step. */
     sweep(ends) {
+      if (ends) this.names.clear();
       for (const [path, row] of this.ledger) {
         const status =
           row.status === 'RUNNING'
@@ -101,8 +123,9 @@ const Calls = (() => {
       this.changed.push(path);
     }
 
-    spend(type, event, facts, silent) {
-      const row = this.costs.get(facts.path),
+    spend(type, event, facts) {
+      const key = this.key(facts.path),
+        row = this.costs.get(key),
         last = event.timestamp;
       const add = (one, amounts, names, counts = true) =>
         names.forEach((name) => {
@@ -114,6 +137,8 @@ const Calls = (() => {
         const one = {
           calls,
           failed: 0,
+          succeeded: 0,
+          first_attempt: 0,
           input_tokens: 0,
           output_tokens: 0,
           cached_tokens: 0,
@@ -124,57 +149,100 @@ const Calls = (() => {
           first: last,
           last,
         };
-        this.costs.set(facts.path, one);
+        this.costs.set(key, one);
         return one;
       };
       if (type === 'tool_call_requested' || type === 'model_call_requested') {
         const kind = type === 'tool_call_requested' ? 'tool' : 'model';
         this.total[`${kind}_calls`]++;
         this.names.set(facts.path, facts[kind]);
-        if (row) [row.calls, row.last] = [row.calls + 1, last];
-        else begin(1, kind, facts[kind]);
-      } else if (type === 'cost_recorded') add(begin(0, 'recorded', facts.name), facts.spent, MONEY);
-      else if (type === 'model_call_completed' || OUTCOMES.includes(type)) {
-        if (row) [row.failed, row.last] = [row.failed + (type.endsWith('_failed') ? 1 : 0), last];
+        const one = row || begin(0, kind, facts[kind]);
+        Object.assign(one, {calls: one.calls + 1, last, first_attempt: one.first_attempt || facts.attempt});
+      } else if (type === 'cost_recorded') {
+        const one = row || begin(0, 'recorded', facts.name);
+        one.last = last;
+        add(one, facts.spent, MONEY);
+      } else if (type === 'model_call_completed' || OUTCOMES.includes(type)) {
+        if (row) this.outcome(row, type, facts, last);
+        if (type.endsWith('_completed')) this.names.delete(facts.path);
         if (type === 'model_call_completed') add(row, facts, MONEY);
         else {
           add(row, facts.spent, MONEY, false);
-          if (!silent)
-            this.total.usd_nano = Exact.plus(this.total.usd_nano, (facts.spent && facts.spent.usd_nano) || 0);
+          this.total.usd_nano = Exact.plus(this.total.usd_nano, (facts.spent && facts.spent.usd_nano) || 0);
         }
       }
     }
 
+    /** What an outcome says of the attempts of a call: how many there were, and what came of them. */
+    outcome(row, type, facts, last) {
+      const nothing =
+        type === 'tool_call_failed'
+          ? !facts.in_doubt && facts.category !== 'unknown'
+          : type === 'model_call_failed' || facts.outcome === 'no_effect';
+      row.last = last;
+      row.failed += nothing ? 1 : 0;
+      row.succeeded += type.endsWith('_completed') || facts.outcome === 'succeeded' ? 1 : 0;
+      row.calls = Math.max(row.calls, Exact.number(facts.attempt) - Exact.number(row.first_attempt) + 1, row.failed + row.succeeded);
+    }
+
+    /** Model calls, by what tells them apart; those that nobody answered are lost with their step. */
+    ask_models(event, type, facts) {
+      const key = has(facts.path) ? this.key(facts.path) : null,
+        time = event.timestamp;
+      if (type === 'model_call_requested') {
+        const {requested} = this.models.get(key) || {requested: time};
+        this.models.set(key, {seq: event.log_seq, status: 'running', requested, ended: null, done: null, said: {}});
+        this.asking.add(key);
+      } else if (type === 'model_call_completed' || type === 'model_call_failed') {
+        const row = this.models.get(key);
+        this.asking.delete(key);
+        if (row) Object.assign(row, {status: type.slice(11), ended: time, done: event.log_seq, said: facts});
+      } else if (LOSES.includes(type) && (type !== 'step_retry_scheduled' || facts.fresh))
+        for (const one of this.asking) {
+          const row = this.models.get(one);
+          if (row && row.status === 'running') Object.assign(row, {status: 'lost', ended: time});
+        }
+    }
+
     /** What went wrong, and whether it came right later. */
     fail(event, type, facts) {
-      const right = (keys, more) =>
-        keys.forEach((key) => this.failures.has(key) && Object.assign(this.failures.get(key), more));
-      const attempts = (path, count) => Array.from({length: Math.min(count, 100000)}, (_, at) => `${path}#${at + 1}`);
-      if (type === 'tool_call_completed' || type === 'model_call_completed')
-        right(attempts(facts.path, facts.attempt), {recovered: true});
-      else if (type === 'tool_call_settled')
-        right(attempts(facts.path, facts.attempt), {
-          in_doubt: facts.outcome === 'resent',
-          recovered: facts.outcome === 'succeeded',
-        });
-      else if (type === 'step_completed') right(attempts(`step:${facts.step}`, facts.epoch), {recovered: true});
-      else if (KINDS[type] && !(type === 'child_run_ended' && facts.status === 'completed')) {
+      const right = (keys) => keys.forEach((key) => this.failures.has(key) && (this.failures.get(key).recovered = true));
+      const attempts = (key, number) => {
+        const last = Exact.number(number),
+          first = Math.max(1, last - BACK + 1);
+        return Array.from({length: Math.max(0, last - first + 1)}, (_, at) => `${key}#${first + at}`);
+      };
+      const call = has(facts.path) ? this.key(facts.path) : null;
+      if (type === 'tool_call_completed' || type === 'model_call_completed') right(attempts(call, facts.attempt));
+      else if (type === 'tool_call_settled') {
+        for (const key of attempts(call, facts.attempt)) {
+          const one = this.failures.get(key);
+          if (one) one.in_doubt = one.in_doubt && facts.outcome === 'resent';
+        }
+        if (facts.outcome === 'succeeded') right(attempts(call, facts.attempt));
+      } else if (type === 'step_completed') {
+        right([...attempts(`step:${facts.step}`, facts.epoch), ...BLOCKS.map((kind) => `${kind}:${facts.step}`)]);
+        for (const [key, [generation, last]] of this.stumbled)
+          if (generation < this.fresh) right(last ? attempts(key, last) : [key]);
+      } else if (KINDS[type] && !(type === 'child_run_ended' && facts.status === 'completed')) {
         const step = ['step_retry_scheduled', 'step_failed', 'lease_expired'].includes(type);
         const key = step
           ? `step:${facts.step}#${facts.epoch}`
           : type === 'effect_refused'
-            ? `${facts.path}!`
+            ? `${this.key(facts.path, this.fresh)}!`
             : type === 'child_run_ended'
               ? `child:${facts.run}`
               : has(facts.path) && has(facts.attempt)
-                ? `${facts.path}#${facts.attempt}`
-                : `${type}:${event.log_seq}`;
+                ? `${call}#${facts.attempt}`
+                : `${KINDS[type]}:${BLOCKS.includes(KINDS[type]) ? this.step : event.log_seq}`;
+        this.stumble(type, facts, call);
         const before = this.failures.get(key),
+          unknown = before && facts.category === 'unknown',
           whole = ['run_parked', 'run_cancelled'].includes(type);
         const name = has(facts.name)
           ? facts.name
           : type === 'child_run_ended'
-            ? this.names.get(facts.run) || ''
+            ? this.kids.get(facts.run) || ''
             : whole
               ? this.agent
               : has(facts.path) && type !== 'divergence_detected'
@@ -184,7 +252,7 @@ const Calls = (() => {
           type === 'step_retry_scheduled' ? facts.attempt - 1 : has(facts.attempt) ? facts.attempt : this.attempt;
         this.failures.set(key, {
           kind: KINDS[type],
-          name,
+          name: unknown ? before.name : name,
           attempt,
           seq: event.log_seq,
           first_seq: before ? before.first_seq : event.log_seq,
@@ -192,7 +260,18 @@ const Calls = (() => {
           final: !has(facts.retry_ns) && !['step_retry_scheduled', 'lease_expired'].includes(type),
           in_doubt: type === 'tool_call_failed' && facts.in_doubt === true,
           recovered: false,
+          cause: unknown ? before.cause : event,
         });
+      }
+    }
+
+    /** What failed of the step, in case its code begins afresh: then it came right when the step completes. */
+    stumble(type, facts, call) {
+      const generation = this.generations.get(facts.path) || 0;
+      if (type === 'effect_refused') this.stumbled.set(`${this.key(facts.path, this.fresh)}!`, [this.fresh, 0]);
+      else if (type === 'tool_call_failed' || type === 'model_call_failed') {
+        const [, last] = this.stumbled.get(call) || [0, 0];
+        this.stumbled.set(call, [generation, Math.max(Exact.number(facts.attempt), last)]);
       }
     }
 

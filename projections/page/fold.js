@@ -59,15 +59,17 @@ const Fold = (() => {
       const waited = has(facts.path) ? this.waits.get(facts.path) : undefined;
       if (SWEEPS.includes(type)) this.sweep(ENDS.includes(type));
       const silent = this.late(type, facts);
+      this.generation(type, facts);
       if (!silent) this.wait(type, facts);
-      if (has(facts.path)) {
-        if (!silent) this.call(type, event, facts);
-        this.spend(type, event, facts, silent);
+      if (has(facts.path) && !silent) {
+        this.call(type, event, facts);
+        this.spend(type, event, facts);
       }
       this.work(type, facts, waited, kept);
       this.ask(type, facts);
       this.documents(type, facts, content, kept);
-      this.fail(event, type, facts);
+      this.ask_models(event, type, facts);
+      if (!silent) this.fail(event, type, facts);
     }
 
     /** Status, step and claim. */
@@ -177,7 +179,7 @@ const Fold = (() => {
         this.approvals.set(facts.approval, facts.approved ? 'approved' : 'denied');
       else if (type === 'tool_call_requested' && has(facts.approval)) this.used.add(facts.approval);
       else if (type === 'child_run_requested')
-        [this.children, this.names].forEach((map, at) => map.set(facts.run, at ? facts.agent : 'running'));
+        [this.children, this.kids].forEach((map, at) => map.set(facts.run, at ? facts.agent : 'running'));
       else if (type === 'child_run_ended' && this.children.has(facts.run)) this.children.set(facts.run, facts.status);
       if (CLOSES.includes(type)) this.unheard(type, facts);
     }

@@ -2,7 +2,8 @@
  *
  * Rules: a row names its event by the log's seq; no two rows of a table name the same one, and no event that should
  * have a row is without one. Columns are compared with facts and contents of the event, or with the fold that
- * `follow.js` left in the check. This file folds nothing.
+ * `follow.js` left in the check, where a row is found by the event that it stands on: calls at one path may be several.
+ * This file folds nothing.
  */
 'use strict';
 const Rows = (() => {
@@ -74,6 +75,7 @@ const Rows = (() => {
 
     const unlikeOf = (one, names) => (row) =>
       one ? names.filter((name) => name in row && !Exact.same(row[name], one[name])) : ['call'];
+    const found = (map) => new Map([...map.values()].map((one) => [one.seq, one]));
     const of = (map) => [...map.values()].map((one) => at.get(one.seq));
     await stand('tool_ledger', {
       types: ['tool_call_requested', 'tool_approval_required'],
@@ -103,21 +105,20 @@ const Rows = (() => {
       types: ['tool_permission_decided'],
       columns: ['path', 'attempt', 'tool', 'tool_version', 'verdict', 'policy', 'rule', 'approval', 'reason'],
     });
+    const costs = found(fold.costs);
     await stand('cost_records', {
       types: ['tool_call_requested', 'model_call_requested', 'cost_recorded'],
       columns: ['path'],
       owed: of(fold.costs),
       more: (row) =>
-        unlikeOf(fold.costs.get(row.path), ['seq', 'kind', 'name', 'calls', 'failed', 'first', 'last', ...MONEY])(row),
+        unlikeOf(costs.get(row.seq), ['kind', 'name', 'calls', 'failed', 'succeeded', 'first', 'last', ...MONEY])(row),
     });
-    const asked = new Map(
-      bundle.events.filter((event) => event.type === 'model_call_requested').map((event) => [event.facts.path, event]),
-    );
+    const models = found(fold.models);
     await stand('models', {
       types: ['model_call_requested'],
       columns: ['path', 'model', 'attempt'],
-      owed: [...asked.values()],
-      more: (row, event) => model(row, event, at.get(row.done), bundle.events),
+      owed: of(fold.models),
+      more: (row) => model(row, models.get(row.seq)),
       free: ['step', 'agent', 'requested'],
     });
     for (const [table, schema] of [
@@ -160,14 +161,10 @@ const Rows = (() => {
         return (row.ended === null) === !end && (!end || row.status === end.type.slice(5)) ? [] : ['end'];
       },
     });
+    const failures = found(fold.failures);
     await stand('failures', {
       owed: of(fold.failures),
-      more: (row, event) =>
-        failure(
-          row,
-          event,
-          [...fold.failures.values()].find((one) => one.seq === row.seq),
-        ),
+      more: (row, event) => failure(row, event, failures.get(row.seq)),
     });
     summary(check, bundle, fold);
   }
@@ -194,35 +191,30 @@ const Rows = (() => {
     return fits && Exact.same(row.by, said.content.by) && Exact.same(row.reason, said.content.reason) ? [] : ['answer'];
   }
 
-  function model(row, event, done, events) {
-    const end = events.findLast(
-      (one) =>
-        one.seq > event.seq &&
-        one.facts.path === row.path &&
-        ['model_call_completed', 'model_call_failed'].includes(one.type),
-    );
-    if (end !== done) return ['end'];
-    if (!end) return row.status === 'running' && row.ended === null ? [] : ['status'];
-    const wrong = row.status !== end.type.slice(11) ? ['status'] : Exact.same(row.ended, end.timestamp) ? [] : ['end'];
-    const names = row.status === 'completed' ? [...MONEY, 'proposed', 'streamed'] : ['category', 'error_type'];
-    return [...wrong, ...names.filter((name) => name in row && !Exact.same(row[name], none(end.facts[name])))];
+  /** How a model call ended, and what its answer says that it took. */
+  function model(row, one) {
+    if (!one) return ['call'];
+    const wrong = ['status', 'requested', 'ended', 'done'].filter((name) => !Exact.same(row[name], one[name]));
+    const names = [...MONEY, 'proposed', 'streamed', 'category', 'error_type'];
+    return [...wrong, ...names.filter((name) => name in row && !Exact.same(row[name], none(one.said[name])))];
   }
 
   /** A failure, its own words, and whether it came right. */
   function failure(row, event, one) {
     if (!one) return ['standing'];
-    const {facts, content} = event,
+    const {facts} = event,
+      {facts: cause, content, log_seq: said_at} = one.cause,
       child = event.type === 'child_run_ended';
     const wrong = ['kind', 'name', 'attempt', 'first_seq', 'times', 'final', 'in_doubt', 'recovered'].filter(
       (name) => row[name] !== one[name],
     );
-    if ('category' in facts && row.category !== facts.category) wrong.push('category');
-    if ('error_type' in facts && row.error_type !== facts.error_type) wrong.push('error');
+    if ('category' in cause && row.category !== cause.category) wrong.push('category');
+    if ('error_type' in cause && row.error_type !== cause.error_type) wrong.push('error');
     if (!child && row.path !== none(facts.path)) wrong.push('path');
     if (row.child !== (child ? facts.run : null)) wrong.push('child');
     const said = 'message' in content ? content.message : 'reason' in content ? content.reason : null;
-    if (row.message_seq !== null && row.message_seq !== row.seq) wrong.push('message');
-    if (row.message_seq === row.seq && 'message' in row && !Exact.same(row.message, said)) wrong.push('message');
+    if (row.message_seq !== null && row.message_seq !== said_at) wrong.push('message');
+    if (row.message_seq === said_at && 'message' in row && !Exact.same(row.message, said)) wrong.push('message');
     return wrong;
   }
 

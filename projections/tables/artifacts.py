@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ledger_core.events.govern import ArtifactCreated
 from ledger_core.log.record import Event
 from ledger_core.run.state import RunState
-from projections.table import Contribution, Projection, Row, about, counted, of_path
+from projections.table import Contribution, Projection, Row, about, counted, of_seq
 
 _SAID = ("artifact", "schema", "media_kind", "size", "digest")
 
@@ -26,4 +26,4 @@ def _sums(row: Row) -> Iterable[Contribution]:
         yield counted(("media", row["media_kind"]), artifacts=1)
 
 
-ARTIFACTS = Projection(name="artifacts", version=1, keys={ArtifactCreated: of_path}, fold=_fold, sums=_sums)
+ARTIFACTS = Projection(name="artifacts", version=1, keys={ArtifactCreated: of_seq}, fold=_fold, sums=_sums)

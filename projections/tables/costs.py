@@ -1,6 +1,9 @@
 """Costs: one row for every model call, tool call and recorded cost, summed by whatever somebody pays by.
 
-An outcome that is known late belongs to the day on which the call began. A call's attempts are one row.
+An outcome that is known late belongs to the day on which the call began. A call's attempts are one row; a call that a
+step makes when its code begins afresh is another, so nothing that was paid is written over. `calls` are attempts that
+are known to have begun, by their intents and their outcomes: one that was tried again without the rest of the journal
+has no intent of its own. `failed` are those that are known to have come to nothing; what is in doubt is not.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from ledger_core.clock import NS
+from ledger_core.events import Body
 from ledger_core.events.effect import (
     ModelCallCompleted,
     ModelCallFailed,
@@ -20,8 +24,9 @@ from ledger_core.events.effect import (
 )
 from ledger_core.events.govern import CostRecorded
 from ledger_core.log.record import Event
+from ledger_core.run.entry import UNKNOWN
 from ledger_core.run.state import RunState
-from projections.table import Contribution, Projection, Row, about, of_path
+from projections.table import Contribution, Projection, Row, about, of_effect
 
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens")
 _AMOUNTS = (*_TOKENS, "usd_nano")
@@ -35,20 +40,37 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
     body = event.body
     if isinstance(body, (ToolCallRequested, ModelCallRequested)):
         row = row or _begun(event, state, *_named(body))
+        row["first_attempt"] = row["first_attempt"] or body.attempt
         row["calls"] += 1
     elif isinstance(body, CostRecorded):
-        row = _begun(event, state, "recorded", body.name)
+        row = row or _begun(event, state, "recorded", body.name)
         _spend(row, body.spent)
-    elif row is None:
-        return None
-    elif isinstance(body, ModelCallCompleted):
-        for name in _AMOUNTS:
-            row[name] += getattr(body, name) or 0
+    elif row is None or state.late == state.events:
+        return row
     else:
-        row["failed"] += isinstance(body, (ToolCallFailed, ModelCallFailed))
-        _spend(row, body.spent or {})  # type: ignore[attr-defined]  # the other outcomes
+        row["failed"] += _failed(body)
+        row["succeeded"] += _succeeded(body)
+        attempts = body.attempt - row["first_attempt"] + 1  # type: ignore[attr-defined]  # all outcomes say it
+        row["calls"] = max(row["calls"], attempts, row["failed"] + row["succeeded"])
+        if isinstance(body, ModelCallCompleted):
+            _spend(row, {name: getattr(body, name) or 0 for name in _AMOUNTS})
+        else:
+            _spend(row, body.spent or {})  # type: ignore[attr-defined]  # the other outcomes
     row["last_ns"] = event.time_ns
     return row
+
+
+def _failed(body: Body) -> bool:
+    """Whether an attempt is known to have come to nothing."""
+    if isinstance(body, ToolCallFailed):
+        return not body.in_doubt and body.category != UNKNOWN
+    return isinstance(body, ModelCallFailed) or (isinstance(body, ToolCallSettled) and body.outcome == "no_effect")
+
+
+def _succeeded(body: Body) -> bool:
+    if isinstance(body, ToolCallSettled):
+        return body.outcome == "succeeded"
+    return isinstance(body, (ToolCallCompleted, ModelCallCompleted))
 
 
 def _named(body: ToolCallRequested | ModelCallRequested) -> tuple[str, str]:
@@ -64,6 +86,8 @@ def _begun(event: Event, state: RunState, kind: str, name: str) -> Row:
         "path": event.body.path,  # type: ignore[attr-defined]  # all of them have one
         "day": _day(event.time_ns),
         **dict.fromkeys(_COUNTERS, 0),
+        "succeeded": 0,
+        "first_attempt": 0,
         "other": {},
         "first_ns": event.time_ns,
         "last_ns": event.time_ns,
@@ -98,7 +122,7 @@ _OUTCOMES = (ToolCallCompleted, ToolCallFailed, ToolCallSettled, ModelCallComple
 COSTS = Projection(
     name="costs",
     version=1,
-    keys=dict.fromkeys((ToolCallRequested, ModelCallRequested, CostRecorded, *_OUTCOMES), of_path),
+    keys=dict.fromkeys((ToolCallRequested, ModelCallRequested, CostRecorded, *_OUTCOMES), of_effect),
     fold=_fold,
     sums=_sums,
 )

@@ -1,8 +1,13 @@
 """Failures: one row for everything that went wrong, and whether it came right later.
 
 A row is keyed by what failed and its attempt, so that what comes right finds what went wrong before; an attempt that
-failed again, because an outage counts as none, is one row with its `times`. Words are content of the event at
-`message_seq`. Which failure caused which is for the report to say: it sees all of a run's.
+failed again, because an outage counts as none, is one row with its `times`, and so is what blocked, parked or divided
+a step again. An attempt of which later nobody knows what came of it keeps the cause that it had first. What the code
+failed of before it began afresh is kept apart from what it asks for at the same path now, and has come right when the
+step completes; so has what blocked it. Once right, always right: what is undone later had been done.
+
+Words are content of the event at `message_seq`. Which failure caused which is for the report to say: it sees all of a
+run's.
 """
 
 from __future__ import annotations
@@ -22,36 +27,50 @@ from ledger_core.events.run import DivergenceDetected, RunCancelled, RunParked
 from ledger_core.events.step import LeaseExpired, StepBlocked, StepCompleted, StepFailed, StepRetryScheduled
 from ledger_core.events.wait import ChildRunEnded
 from ledger_core.log.record import Event
+from ledger_core.run.entry import UNKNOWN
 from ledger_core.run.state import RunState
 from projections.table import Contribution, Keys, Projection, Row, about, counted
 
+_BLOCKS = ("blocked", "parked", "divergence")
+"""Kinds of what keeps a step from going on, until somebody mends it."""
+_CAUSE = ("name", "category", "error_type", "message_seq")
 _BACK = 1000
 """Attempts and claims that are looked at again when something comes right."""
 
 
-def _attempt(event: Event, _: RunState) -> Iterable[str]:
+def _attempt(event: Event, state: RunState) -> Iterable[str]:
     body: Any = event.body
-    return (f"{body.path}#{body.attempt:06}",)
+    return () if state.late == state.events else (f"{state.effect_key(body.path)}#{body.attempt:06}",)
 
 
 def _attempts(event: Event, state: RunState) -> Iterable[str]:
     """All attempts of an effect up to the one that came right."""
     body: Any = event.body
-    if body.path not in state.stumbled:
-        return ()
-    return [f"{body.path}#{number:06}" for number in _last(body.attempt)]
+    key = state.effect_key(body.path)
+    return _numbered(key, body.attempt) if key in state.stumbled else ()
 
 
-def _refused(event: Event, _: RunState) -> Iterable[str]:
+def _settled(event: Event, state: RunState) -> Iterable[str]:
+    """The same, but a step may have begun since."""
     body: Any = event.body
-    return (f"{body.path}!",)
+    return _numbered(state.effect_key(body.path), body.attempt)
+
+
+def _numbered(key: str, attempt: int) -> list[str]:
+    return [f"{key}#{number:06}" for number in _last(attempt)]
+
+
+def _refused(event: Event, state: RunState) -> Iterable[str]:
+    body: Any = event.body
+    return (f"{state.effect_key(body.path, refused=True)}!",)
 
 
 def _of_step(kind: str) -> Keys:
-    def keys(event: Event, _: RunState) -> Iterable[str]:
-        return (f"{kind}:{event.seq:020}",)
+    return lambda _, state: (f"{kind}:{state.step}",)
 
-    return keys
+
+def _cancelled(event: Event, _: RunState) -> Iterable[str]:
+    return (f"cancelled:{event.seq:020}",)
 
 
 def _child(event: Event, _: RunState) -> Iterable[str]:
@@ -64,9 +83,14 @@ def _step_attempt(event: Event, _: RunState) -> Iterable[str]:
     return (f"step:{body.step}#{body.epoch:010}",)
 
 
-def _step_attempts(event: Event, _: RunState) -> Iterable[str]:
+def _step_completed(event: Event, state: RunState) -> Iterable[str]:
+    """The step's attempts, what blocked it, and what failed before its code began afresh for the last time."""
     body: Any = event.body
-    return [f"step:{body.step}#{epoch:010}" for epoch in _last(body.epoch)]
+    yield from (f"step:{body.step}#{epoch:010}" for epoch in _last(body.epoch))
+    yield from (f"{kind}:{body.step}" for kind in _BLOCKS)
+    for key, (generation, attempt) in state.stumbled.items():
+        if generation < state.fresh:
+            yield from (_numbered(key, attempt) if attempt else (key,))
 
 
 def _last(number: int) -> range:
@@ -81,10 +105,12 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
     if isinstance(body, ToolCallSettled):
         if row is None:
             return None
-        return {**row, "in_doubt": body.outcome == "resent", "recovered": body.outcome == "succeeded"}
+        doubt, came_right = row["in_doubt"] and body.outcome == "resent", body.outcome == "succeeded"
+        return {**row, "in_doubt": doubt, "recovered": row["recovered"] or came_right}
     failure = _FAILURES.get(type(body))
     if failure is None:
         return row
+    kept = _CAUSE if row is not None and getattr(body, "category", "") == UNKNOWN else ()
     return {
         **about(event, state),
         "path": getattr(body, "path", None),
@@ -103,6 +129,7 @@ def _fold(row: Row | None, event: Event, state: RunState) -> Row | None:
         "child": None,
         "message_seq": event.seq,
         **failure(body, state),
+        **{name: row[name] for name in kept if row},
     }
 
 
@@ -202,17 +229,17 @@ FAILURES = Projection(
         ModelCallFailed: _attempt,
         ToolCallCompleted: _attempts,
         ModelCallCompleted: _attempts,
-        ToolCallSettled: _attempts,
+        ToolCallSettled: _settled,
         EffectRefused: _refused,
         StepRetryScheduled: _step_attempt,
         StepFailed: _step_attempt,
         LeaseExpired: _step_attempt,
-        StepCompleted: _step_attempts,
+        StepCompleted: _step_completed,
         StepBlocked: _of_step("blocked"),
         RunParked: _of_step("parked"),
         DivergenceDetected: _of_step("divergence"),
         ChildRunEnded: _child,
-        RunCancelled: _of_step("cancelled"),
+        RunCancelled: _cancelled,
     },
     fold=_fold,
     sums=_sums,
