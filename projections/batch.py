@@ -126,11 +126,14 @@ def advance(
     folding.states = states.known
     for event in log.read(low, stop=end, contents=False, share=share):
         folding.take(event)
+    rows: dict[str, list[tuple[bytes, bytes]]] = {one.name: [] for one in behind}
     for (name, place), data in folding.changes():
         if data is None:
             writer.delete(name, place)
         else:
-            writer.put(name, place, data)
+            rows[name].append((place, data))
+    for name, found in rows.items():
+        writer.put_all(name, sorted(found))
     for (name, group, key), moved in folding.sums().items():
         move(writer, name, group, key, moved)
     for parked in folding.parked:

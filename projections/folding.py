@@ -16,7 +16,7 @@ from ledger_core import chain, codec
 from ledger_core.events import Body
 from ledger_core.log.record import Event
 from ledger_core.run.state import RunState
-from projections.table import Contribution, Keys, Projection, Row
+from projections.table import RUN, Contribution, Keys, Projection, Row
 from projections.tables import ALL
 
 STATES: Final = "states"
@@ -39,23 +39,46 @@ class Parked:
     error: str
 
 
-@attrs.define(kw_only=True)
+@attrs.define
 class _Change:
     """A row that was touched."""
 
     row: Row | None
     counted: list[Contribution]
     """What the row added to sums before it was touched."""
-    seq: int = 0
+    seq: int
 
 
 @attrs.define
 class _PutOff:
     """The last event of a stream, of those of which the last is enough, and its rows."""
 
-    places: Sequence[Place]
+    keys: Sequence[str]
     event: Event
     state: RunState
+
+
+@attrs.define(kw_only=True)
+class _Stream:
+    """A stream of which the batch has events."""
+
+    kind: str
+    """What its name begins with."""
+    prefix: bytes
+    """What the keys of its rows begin with."""
+    begins: bool
+    put_off: dict[str, _PutOff] = attrs.field(factory=dict)
+    """By projection."""
+
+
+@attrs.define
+class _Routes:
+    """The projections that an event may change, with how each names its rows."""
+
+    settles: list[str] = attrs.field(factory=list)
+    """Those of which what was put off is folded before."""
+    later: list[tuple[Projection, Keys]] = attrs.field(factory=list)
+    now: list[tuple[Projection, Keys]] = attrs.field(factory=list)
 
 
 def row_key(key: str) -> bytes:
@@ -75,56 +98,49 @@ class Folding:
         self._load = load
         self._state_before = state_before
         self._projections = {one.name: one for one in projections}
-        self._routes: dict[tuple[str, type[Body]], list[tuple[Projection, Keys, bool]]] = {}
+        self._routes: dict[tuple[str, type[Body]], _Routes] = {}
+        self._streams: dict[int, _Stream] = {}
         self._changes: dict[Place, _Change] = {}
-        self._latest: dict[tuple[str, int], _PutOff] = {}
-        """By projection and stream."""
         self.parked: list[Parked] = []
         self.states: dict[int, RunState] = {}
         """States of the runs that were touched, by the number of their stream."""
 
     def take(self, event: Event) -> None:
         """Fold one more event."""
-        kind, body = event.stream.partition("/")[0], type(event.body)
-        routes = self._routes.get((kind, body))
-        if routes is None:
-            routes = self._routes[kind, body] = self._route(f"{kind}/", body)
-        for projection, _, later in routes:
-            if projection.latest and not later:
-                self._settle((projection.name, event.stream_no))
-        state = self._folded(event) if kind == "run" else _NOBODY
-        prefix = event.stream_no.to_bytes(8, "big")
-        for projection, keys, later in routes:
-            try:
-                if later:
-                    put_off = self._latest.get((projection.name, event.stream_no))
-                    if put_off is not None:  # the keys are the same: only ordered bodies change them
-                        put_off.event = event
-                        continue
-                places = [(projection.name, prefix + row_key(key)) for key in keys(event, state)]
-                if later:
-                    self._latest[projection.name, event.stream_no] = _PutOff(places, event, state)
-                    continue
-                for place in places:
-                    self._fold(projection, place, event, state)
-            except Exception as error:  # whatever a fold may raise: one bad projection is not everybody's
-                self._park(projection.name, event.seq, error)
+        stream = self._streams.get(event.stream_no) or self._met(event)
+        routes = self._routes.get((stream.kind, type(event.body))) or self._route(stream.kind, type(event.body))
+        for name in routes.settles:
+            self._settle(stream, name)
+        state = self._folded(event) if stream.kind == RUN else _NOBODY
+        for projection, keys in routes.later:
+            put_off = stream.put_off.get(projection.name)
+            if put_off is not None:  # the keys are the same: only ordered bodies change them
+                put_off.event = event
+            elif (named := self._named(projection, keys, event, state)) is not None:
+                stream.put_off[projection.name] = _PutOff(named, event, state)
+        for projection, keys in routes.now:
+            for key in self._named(projection, keys, event, state) or ():
+                self._fold(projection, stream, key, event, state)
 
-    def _settle(self, which: tuple[str, int]) -> None:
+    def _named(self, projection: Projection, keys: Keys, event: Event, state: RunState) -> Sequence[str] | None:
+        """The rows that an event may change; None where the projection cannot say it."""
+        try:
+            return tuple(keys(event, state))
+        except Exception as error:
+            self._park(projection.name, event.seq, error)
+            return None
+
+    def _settle(self, stream: _Stream, name: str) -> None:
         """Fold the last event of a stream that was put off, while the state is the one behind it."""
-        put_off = self._latest.pop(which, None)
-        if put_off is None:
-            return
-        for place in put_off.places:
-            try:
-                self._fold(self._projections[which[0]], place, put_off.event, put_off.state)
-            except Exception as error:
-                self._park(which[0], put_off.event.seq, error)
+        put_off = stream.put_off.pop(name, None)
+        for key in put_off.keys if put_off else ():
+            self._fold(self._projections[name], stream, key, put_off.event, put_off.state)  # type: ignore[union-attr]
 
     def changes(self) -> Iterator[tuple[Place, bytes | None]]:
         """The rows that are new or other, as bytes; None for those that are gone. Ends the batch."""
-        for which in list(self._latest):
-            self._settle(which)
+        for stream in self._streams.values():
+            for name in list(stream.put_off):
+                self._settle(stream, name)
         for place, change in list(self._changes.items()):
             try:
                 yield place, None if change.row is None else codec.encode_trusted(change.row)
@@ -134,21 +150,32 @@ class Folding:
 
     def sums(self) -> dict[tuple[str, str, str], dict[str, int]]:
         """By how much counters moved, by projection, group and key; after `changes`."""
-        alike: dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, int]] = {}
+        moved: dict[tuple[str, str, str], dict[str, int]] = {}
+        alike: dict[str, dict[tuple[tuple[str, str], ...], dict[str, int]]] = {name: {} for name in self._projections}
         for (name, _), change in self._changes.items():
             now = self._counted(name, change.row, change.seq)
             if now == change.counted:
                 continue
+            of_name = alike[name]
             for sign, contributions in ((-1, change.counted), (1, now)):
                 for counters, keys in contributions:
-                    target = alike.setdefault((name, keys), {})
+                    target = of_name.get(keys)
+                    if target is None:
+                        target = of_name[keys] = {}
                     for counter, amount in counters.items():
                         target[counter] = target.get(counter, 0) + sign * amount
-        moved: dict[tuple[str, str, str], dict[str, int]] = {}
-        for (name, keys), counters in alike.items():
-            for group, key in keys:
-                add(moved.setdefault((name, group, key), {}), counters)
+        for name, of_name in alike.items():
+            for keys, counters in of_name.items():
+                for group, key in keys:
+                    add(moved.setdefault((name, group, key), {}), counters)
         return moved
+
+    def _met(self, event: Event) -> _Stream:
+        """A stream that no event of this batch was of before; what begins in the batch has no rows yet."""
+        kind = event.stream.partition("/")[0] + "/"
+        prefix = event.stream_no.to_bytes(8, "big")
+        stream = self._streams[event.stream_no] = _Stream(kind=kind, prefix=prefix, begins=event.stream_seq == 1)
+        return stream
 
     def _folded(self, event: Event) -> RunState:
         """The state of the event's run behind the event."""
@@ -161,26 +188,35 @@ class Folding:
             self._park(STATES, event.seq, error)
         return state
 
-    def _route(self, streams: str, body: type[Body]) -> list[tuple[Projection, Keys, bool]]:
-        """The projections that may change by such an event, how each names its rows, and whether the last is enough."""
-        found = []
+    def _route(self, kind: str, body: type[Body]) -> _Routes:
+        """What an event of such a stream and body goes to."""
+        found = self._routes[kind, body] = _Routes()
         for one in self._projections.values():
             keys = one.keys if callable(one.keys) else one.keys.get(body)
-            if keys is not None and one.streams == streams:
-                found.append((one, keys, one.latest and body not in one.ordered))
+            if keys is None or one.streams != kind:
+                continue
+            later = one.latest and body not in one.ordered
+            (found.later if later else found.now).append((one, keys))
+            if one.latest and not later:
+                found.settles.append(one.name)
         return found
 
-    def _fold(self, projection: Projection, place: Place, event: Event, state: RunState) -> None:
-        change = self._changes.get(place)
-        if change is None:
-            loaded = self._load(*place)
-            counted = self._counted(projection.name, loaded)
-            row = projection.fold(loaded, event, state)
-            if row is not None or loaded is not None:
-                self._changes[place] = _Change(row=row, counted=counted, seq=event.seq)
-        else:  # a copy, so that a fold that raises half-way has changed nothing
-            row = None if change.row is None else dict(change.row)
-            change.row, change.seq = projection.fold(row, event, state), event.seq
+    def _fold(self, projection: Projection, stream: _Stream, key: str, event: Event, state: RunState) -> None:
+        """Fold an event into one row."""
+        try:
+            place = (projection.name, stream.prefix + row_key(key))
+            change = self._changes.get(place)
+            if change is None:
+                loaded = None if stream.begins else self._load(*place)
+                counted = self._counted(projection.name, loaded)
+                row = projection.fold(loaded, event, state)
+                if row is not None or loaded is not None:
+                    self._changes[place] = _Change(row, counted, event.seq)
+            else:  # a copy, so that a fold that raises half-way has changed nothing
+                row = None if change.row is None else dict(change.row)
+                change.row, change.seq = projection.fold(row, event, state), event.seq
+        except Exception as error:  # whatever a fold may raise: one bad projection is not everybody's
+            self._park(projection.name, event.seq, error)
 
     def _counted(self, name: str, row: Row | None, seq: int | None = None) -> list[Contribution]:
         """What a row adds to sums: nothing, where that cannot be said."""

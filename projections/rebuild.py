@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -236,12 +237,8 @@ def _merge(sources: list[Store], target: Store) -> None:
 
 def _put(target: Store, tree: str, rows: Iterator[tuple[bytes, bytes]]) -> bool:
     """Write some rows; False when there are no more."""
-    written = 0
     with target.write() as writer:
-        for _, (key, value) in zip(range(_MERGE), rows, strict=False):
-            writer.put(tree, key, value)
-            written += 1
-    return written == _MERGE
+        return writer.put_all(tree, islice(rows, _MERGE), above=True) == _MERGE
 
 
 def _add(writer: Writer, key: bytes, value: bytes) -> None:
