@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,8 @@ def test_the_command_says_what_it_leaves_out(ledger):
         command = [sys.executable, "-m", "agentledger", "--root", str(ledger.root), *words]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
+    assert f"{datetime.now(UTC):%Y-%m-%d} " in run("views", "runs", "r7").stdout
+    shutil.rmtree(ledger.root / store.VIEWS)
     empty = run("rebuild", "--check")
     assert empty.returncode == 6
     shown = run("views", "runs", "--limit", "7")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -21,6 +22,9 @@ from projections.rebuild import Checked, Rebuilt
 from projections.views import Views
 from projections.wire import plain
 
+_NS = 1_000_000_000
+_FAR = 250_000_000_000 * _NS
+"""What is later than anybody's time is shown as the number that it is."""
 _WIDTH = 9
 """Columns of a table of rows."""
 
@@ -138,12 +142,22 @@ def _rows(rows: list[dict[str, Any]], *, more: bool) -> None:
         click.echo("no rows")
         return
     columns = [name for name in rows[0] if any(row.get(name) not in (None, {}, [], 0) for row in rows)][:_WIDTH]
-    table(columns, [[short(row.get(name)) for name in columns] for row in rows])
+    table(
+        [name.removesuffix("_ns") for name in columns],
+        [[_cell(name, row.get(name)) for name in columns] for row in rows],
+    )
     left = len(rows[0]) - len(columns)
     if left > 0:
         say(f"{count(left, 'more column')} with --json")
     if more:
         say(f"There are more than {count(len(rows), 'row')}: --limit shows as many as you like.")
+
+
+def _cell(name: str, value: Any) -> str:
+    """A value on one line; a time as people read it, in UTC."""
+    if name.endswith("_ns") and isinstance(value, int) and 0 <= value < _FAR:
+        return datetime.fromtimestamp(value // _NS, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return "" if value is None else short(value)
 
 
 def _sums(group: str, sums: dict[str, dict[str, int]]) -> None:
