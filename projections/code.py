@@ -22,8 +22,12 @@ _SHARED: Final = (
     "ledger_core.run.evolve",
     "ledger_core.run.evolve_effects",
     "ledger_core.run.spending",
+    "ledger_core.run.entry",
+    "ledger_core.run.budget",
     "projections.table",
     "projections.folding",
+    "projections.snapshots",
+    "projections.batch",
 )
 
 
