@@ -19,6 +19,7 @@ from suites import captives
 
 from ledger_core.governance.sandbox import Sandboxes, SandboxPolicy, SandboxStopped, SandboxUnavailable, ToolRaised
 from ledger_core.governance.sandbox import filter as calls
+from ledger_core.governance.sandbox.policy import within
 from ledger_core.governance.sandbox.view import view
 
 _NUMBERS = {"x86_64": calls.MACHINES["x86_64"][1], "aarch64": calls.MACHINES["aarch64"][1]}
@@ -464,3 +465,19 @@ def test_a_closed_directory_is_a_mask_with_a_hole(outside):
         kinds(read=[needed], foreign=True)
     with pytest.raises(SandboxUnavailable, match="others may not"):
         kinds(write=["/etc"], foreign=True)
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_what_came_with_its_directory_is_not_put_again(outside, name):
+    """A link or file that is needed, in a directory that is needed as well, comes with that, whichever was first."""
+    (outside / "closed/open").mkdir(parents=True)
+    (outside / "closed/open/python3.11").touch()
+    os.symlink("python3.11", outside / "closed/open/python3")
+    os.symlink(outside / "closed/open/python3", outside / name)
+    (outside / "closed").chmod(0o700)
+
+    found = kinds(needs=[str(outside / name), str(outside / "closed/open")], foreign=True)
+    assert found[str(outside / "closed/open")] == "ro"
+    assert [path for path in found if within(path, str(outside / "closed/open"))] == [str(outside / "closed/open")]
+    alone = kinds(needs=[str(outside / name)], foreign=True)
+    assert alone[str(outside / "closed/open/python3")] == "link"

@@ -198,12 +198,20 @@ class _Making:
     def done(self, hidden: list[str]) -> list[Mount]:
         """The mounts in order, without masks of what cannot be seen anyway."""
         for path in (*hidden, "/run"):
-            cover = self.above(path, itself=False)
-            unseen = not cover.shows or (self._foreign and closed_to_others(path, cover.path) is not None)
             inside = any(one != path and within(one, path) for one in self._mounts)
-            if unseen and not inside and path in self._mounts:
+            if not self._there(path) and not inside and path in self._mounts:
                 del self._mounts[path]
+        for mount in [one for one in self._mounts.values() if one.path != "/" and one.kind in ("link", "ro", "rw")]:
+            # Wanted before the directory that holds it: it came with that, and cannot be made a second time.
+            cover = self.above(mount.path, itself=False)
+            if self._there(mount.path) and (mount.kind == "link" or cover.kind in (mount.kind, "rw")):
+                del self._mounts[mount.path]
         return sorted(self._mounts.values(), key=lambda mount: (mount.path.rstrip("/").count("/"), mount.path))
+
+    def _there(self, path: str) -> bool:
+        """Whether the tool sees at a path, without its own mount, what the host has there."""
+        cover = self.above(path, itself=False)
+        return cover.shows and not (self._foreign and closed_to_others(path, cover.path) is not None)
 
 
 def _usable(path: str, kind: Kind) -> bool:
