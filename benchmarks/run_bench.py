@@ -13,7 +13,7 @@ from measure import Row, in_turns, rate
 
 from agentledger import NoEffect, Runtime, agent, tool
 from ledger_core.runtime.agent import agent_of
-from replay.strict import replay as strict_replay
+from replay.replaying import replay as strict_replay
 
 CALLS = 100
 

@@ -78,6 +78,7 @@ _BLOB_LIST: Final = _domain("blob list")
 _GENESIS: Final = _domain("genesis")
 _CODE: Final = _domain("code")
 _ROWS: Final = _domain("rows")
+_COURSE: Final = _domain("course")
 _EVIDENCE: Final = _domain("evidence")
 
 
@@ -152,6 +153,11 @@ def code_digest(source: bytes) -> Hash:
 def rows_digester() -> Any:
     """The digest of a projection's rows, one after another: `update(bytes)`, `digest()`."""
     return blake3(key=_ROWS)
+
+
+def course_digest(data: bytes) -> Hash:
+    """The digest of a part of what a run logically did."""
+    return Hash(blake3(data, key=_COURSE).digest())
 
 
 def evidence_digest(document: bytes) -> Hash:

@@ -20,7 +20,7 @@ from ledger_core.log.log import STORE, Log
 from ledger_core.runtime.recorded import stream_of
 from ledger_core.runtime.runtime import Runtime
 from ledger_core.runtime.target import load
-from replay.strict import replay
+from replay.replaying import replay
 
 HERE = Path(__file__).resolve().parent
 AGENTS = HERE.parent / "fixtures" / "agents" / "forty.py"

@@ -18,7 +18,7 @@ from cli.tour.service import serve
 from ledger_core.runtime.agent import agent_of
 from ledger_core.runtime.recorded import RunRecord, stream_of
 from ledger_core.runtime.target import load
-from replay import strict
+from replay import replaying
 
 FORTY = Path(__file__).resolve().parent.parent / "fixtures" / "agents" / "forty.py"
 DID: list[str] = []
@@ -119,7 +119,7 @@ def test_a_changed_program_is_found_by_replay(log, changed, code):
     runtime = Runtime(log)
     assert runtime.run(_as(before), run_id="r").ok
     head, _ = log.head(), DID.clear()
-    found = strict.replay(runtime, "r", agent_of(_as(changed)))
+    found = replaying.replay(runtime, "r", agent_of(_as(changed)))
     assert (found.divergence.kind.code, found.divergence.line) == (code, _line(changed, code))
     assert (log.head(), DID) == (head, [])
 
@@ -128,7 +128,7 @@ def test_an_added_last_effect_has_its_line(log):
     """Replay names the line of an effect that was added behind the recorded end."""
     runtime = Runtime(log)
     assert runtime.run(_as(before), run_id="r").ok
-    found = strict.replay(runtime, "r", agent_of(_as(lambda ctx: (before(ctx), ctx.call_tool("other", text="new")))))
+    found = replaying.replay(runtime, "r", agent_of(_as(lambda ctx: (before(ctx), ctx.call_tool("other", text="new")))))
     assert (found.divergence.kind.code, found.divergence.attempted) == ("AL102", "tool other")
     assert found.divergence.line is not None
 
@@ -137,7 +137,7 @@ def test_another_output_is_a_divergence(log):
     """Code that returns something else is found by replay."""
     runtime = Runtime(log)
     assert runtime.run(_as(before), run_id="r").ok
-    found = strict.replay(runtime, "r", agent_of(_as(lambda ctx: (before(ctx), "other")[1])))
+    found = replaying.replay(runtime, "r", agent_of(_as(lambda ctx: (before(ctx), "other")[1])))
     assert found.divergence.kind.code == "AL108"
 
 
@@ -145,7 +145,7 @@ def test_a_renamed_tool_is_named(log):
     """Where the recorded tool is called by a name that is not registered, the difference says so."""
     runtime = Runtime(log)
     assert runtime.run(_as(before), run_id="r").ok
-    found = strict.replay(runtime, "r", agent_of(_as(lambda ctx: ctx.call_tool("renamed", text="first"))))
+    found = replaying.replay(runtime, "r", agent_of(_as(lambda ctx: ctx.call_tool("renamed", text="first"))))
     assert "renamed" in found.divergence.attempted
 
 
@@ -189,7 +189,7 @@ def test_the_fixture_never_diverges(name, log, tmp_path, monkeypatch):
     server.shutdown()
     thread.join()
     server.server_close()
-    found = strict.replay(runtime, "r", spec)
+    found = replaying.replay(runtime, "r", spec)
     assert found.ok and found.complete and found.effects >= 40, found.divergence
 
 
@@ -265,8 +265,8 @@ def test_random_programs_never_diverge(program, seed):
     spec = agent_of(agent(name="a", tools=TOOLS)(body))
     with Runtime.in_memory() as runtime:
         assert _on(Shuffling(seed), runtime.arun(spec, run_id="r")).ok
-        assert strict.replay(runtime, "r", spec).ok
+        assert replaying.replay(runtime, "r", spec).ok
         record, tag = RunRecord.read(runtime.log, "r"), runtime.log.tagger(stream_of("r"))
         execution = runtime.execution(spec, record.state, record.journal, record.initial, tag, None, None)
         ended = _on(Shuffling(seed + 1), execution.arun())
-        assert ended.stopped is None and strict._end(record, ended) is None
+        assert ended.stopped is None and replaying._end(record, ended) is None

@@ -12,7 +12,7 @@ from agentledger import NoEffect, Refused, Runtime, agent, tool
 from ledger_core.events.effect import ToolCallCompleted, ToolCallFailed, ToolCallRequested, ToolCallSettled
 from ledger_core.events.step import StatePatchCommitted, StepClaimed
 from ledger_core.runtime.agent import agent_of
-from replay.strict import replay
+from replay.replaying import replay
 
 
 def _agent(calls: Counter):

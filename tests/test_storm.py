@@ -27,7 +27,7 @@ from ledger_core.log.log import STORE
 from ledger_core.runtime.recorded import RunRecord, stream_of
 from ledger_core.runtime.runtime import Runtime
 from ledger_core.runtime.target import load
-from replay.strict import replay
+from replay.replaying import replay
 
 AGENTS = Path(__file__).resolve().parent.parent / "fixtures" / "agents" / "storm.py"
 SECONDS = float(os.environ.get("STORM_SECONDS", "60"))

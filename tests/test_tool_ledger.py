@@ -350,12 +350,12 @@ def test_a_changed_artifact_is_a_divergence(tmp_path: Path) -> None:
         ctx.create_artifact("a", data[0])
 
     from ledger_core.runtime.agent import agent_of
-    from replay import strict
+    from replay import replaying
 
     with Runtime.local(tmp_path) as runtime:
         runtime.run(keeps, run_id="r")
         data[0] = b"two"
-        found = strict.replay(runtime, "r", agent_of(keeps))
+        found = replaying.replay(runtime, "r", agent_of(keeps))
         assert found.divergence is not None
         assert found.divergence.path == "1"
 

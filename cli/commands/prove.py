@@ -17,7 +17,7 @@ from ledger_core.runtime import target as targets
 from ledger_core.runtime.recorded import stream_of
 from ledger_core.runtime.runtime import Runtime
 from projections import runs
-from replay import strict
+from replay import replaying
 
 
 @click.command()
@@ -61,10 +61,10 @@ def replay(settings: Settings, run_name: str, target: str | None) -> int:
     with open_log(settings) as log, Runtime(log, policy=[], sandbox={}) as runtime:
         run_id = runs.resolve(runtime.log, run_name)
         if runtime.state(run_id).driver == "external":
-            found = strict.refold(runtime, run_id)
+            found = replaying.refold(runtime, run_id)
         else:
             spec = targets.load(target or recorded_target(runtime.log, run_id))
-            found = strict.replay(runtime, run_id, spec)
+            found = replaying.replay(runtime, run_id, spec)
 
     def render() -> None:
         if found.ok:

@@ -35,7 +35,7 @@ from projections.reports.sections import Section
 from projections.reports.subject import Subject
 from projections.tables import ALL
 from projections.views import of_run, open_caught_up
-from replay import strict
+from replay import replaying
 
 _COLOURS = {"good": "green", "bad": "red", "warn": "yellow"}
 _HTML = click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write it as a page.")
@@ -156,13 +156,13 @@ def _replaying(runtime: Runtime) -> Callable[[str], Verdict]:
     def replay(run_id: str) -> Verdict:
         try:
             if runtime.state(run_id).driver == "external":
-                found = strict.refold(runtime, run_id)
+                found = replaying.refold(runtime, run_id)
             else:
                 target = recorded_target(runtime.log, run_id)
                 with redirect_stdout(sys.stderr):  # what agents print is none of the report
                     if target not in loaded:
                         loaded[target] = load(target)
-                    found = strict.replay(runtime, run_id, loaded[target])
+                    found = replaying.replay(runtime, run_id, loaded[target])
         except LedgerError as error:
             return Verdict(not_checked=(error.sentence,))
         if found.divergence is not None:

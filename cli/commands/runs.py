@@ -26,7 +26,7 @@ from ledger_core.runtime.runtime import WORKERS, Runtime
 from projections import runs as run_list
 from projections.standing import budget_lines, cost_words, next_step, waits_lines
 from projections.wire import plain, run_json, status_json
-from replay import strict
+from replay import replaying
 
 _CHILDREN = 5
 """Children shown, the youngest."""
@@ -68,7 +68,7 @@ def run(
             emit(settings, status_json(runtime.state(made)), lambda: click.echo(made))
             return 0
         result = runtime.run(spec, initial_state=document(input_), run_id=run_id, wait=wait, **asked)
-        return _show(settings, runtime, result, strict.replay(runtime, result.run_id, spec) if check else None)
+        return _show(settings, runtime, result, replaying.replay(runtime, result.run_id, spec) if check else None)
 
 
 @click.command()
@@ -159,7 +159,7 @@ def recorded_target(log: Log, run_id: str) -> str:
     return found
 
 
-def _show(settings: Settings, runtime: Runtime, result: Result, replayed: strict.Replay | None) -> int:
+def _show(settings: Settings, runtime: Runtime, result: Result, replayed: replaying.Replay | None) -> int:
     state = runtime.state(result.run_id)
     value = status_json(state) | {
         "ok": result.ok,

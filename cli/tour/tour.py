@@ -35,7 +35,7 @@ from ledger_core.log.verify_jobs import Report, verify_ledger
 from ledger_core.runtime.recorded import stream_of
 from ledger_core.runtime.runtime import WORKERS, Runtime
 from ledger_core.runtime.target import load
-from replay.strict import Replay, replay
+from replay.replaying import Replay, replay
 
 TARGET: Final = "cli.tour.agent:triage"
 RUN: Final = "tour"

@@ -40,9 +40,31 @@ OTHER_REQUEST: Final = Kind(
     "The same call with other arguments: a changed prompt or argument, or a value that differs from run to run "
     "(a clock, a random number, the order of a set) and was not taken from the context.",
 )
+OTHER_ORDER: Final = Kind(
+    "AL106", "other order", "The code does the same things in another order: calls were swapped or moved."
+)
 OTHER_STATE: Final = Kind("AL107", "other state", "The code writes something else to its state.")
 OTHER_OUTPUT: Final = Kind("AL108", "other output", "The code returns something else, or ends in another way.")
-KINDS: Final = (MISSING, EXTRA, OTHER_KIND, OTHER_NAME, OTHER_REQUEST, OTHER_STATE, OTHER_OUTPUT)
+OTHER_POLICY: Final = Kind(
+    "AL109", "other policy decision", "The policy decides otherwise: its text changed, or what it is asked about."
+)
+OTHER_COST: Final = Kind("AL110", "other cost", "The same call cost something else: another price, or other usage.")
+OTHER_VERSION: Final = Kind(
+    "AL111", "other tool version", "The tool declares another version than the one that was called."
+)
+KINDS: Final = (
+    MISSING,
+    EXTRA,
+    OTHER_KIND,
+    OTHER_NAME,
+    OTHER_REQUEST,
+    OTHER_ORDER,
+    OTHER_STATE,
+    OTHER_OUTPUT,
+    OTHER_POLICY,
+    OTHER_COST,
+    OTHER_VERSION,
+)
 _ABSENT: Final = "<absent>"
 _LONGEST: Final = 200
 
@@ -67,10 +89,17 @@ class Divergence:
     attempted: str
     """The attempted effect in words; empty if there was none."""
     seq: int | None = None
-    """Seq of the recorded event."""
+    """Seq of the recorded event, in the log."""
+    event: int | None = None
+    """Number of the recorded event in its run, from 1."""
+    hash: str | None = None
+    """Hash of the recorded event, hex."""
     differences: tuple[Difference, ...] = ()
     line: str | None = None
-    """`file:line` of the agent's code that attempted it."""
+    """`file:line` of the agent's code that attempted it; of a missing effect, of what the code did in its place."""
+    recorded_code: str | None = None
+    """Digest of the recorded code, hex."""
+    attempted_code: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The value as events and `--json` hold it."""
@@ -81,7 +110,11 @@ class Divergence:
             "recorded": self.recorded,
             "attempted": self.attempted,
             "seq": self.seq,
+            "event": self.event,
+            "hash": self.hash,
             "line": self.line,
+            "recorded_code": self.recorded_code,
+            "attempted_code": self.attempted_code,
             "cause": self.kind.cause,
             "differences": [attrs.asdict(difference) for difference in self.differences],
         }

@@ -290,6 +290,14 @@ class Journal:
         """Whether an effect is recorded at a path."""
         return path in self.entries or path in self._written
 
+    def kept_writes(self) -> Iterable[Entry]:
+        """The outside writes of dropped parts that succeeded."""
+        return self._written.values()
+
+    def was_given_up(self, path: str) -> bool:
+        """Whether it is recorded that the code stopped waiting for an effect."""
+        return path in self._abandoned
+
     def kept(self, entry: Entry) -> bool:
         """Whether an entry is an outside write of a dropped part: it is answered out of order."""
         return self._written.get(entry.intent.path) is entry

@@ -7,12 +7,12 @@ import asyncio
 from agentledger import tool
 from ledger_core.runtime.agent import agent_of
 from ledger_core.runtime.recorded import stream_of
-from replay import strict
+from replay import replaying
 
 
 def replayed(runtime, function, run_id="r"):
     """The run replays to its end."""
-    found = strict.replay(runtime, run_id, agent_of(function))
+    found = replaying.replay(runtime, run_id, agent_of(function))
     assert found.ok, found.divergence
     assert found.complete
 

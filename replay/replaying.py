@@ -7,7 +7,7 @@ whatever would have to be live is a divergence. What comes of it is a value. Thi
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -23,6 +23,8 @@ from ledger_core.runtime.execute import Ended, in_own_thread
 from ledger_core.runtime.recorded import RunRecord, stream_of
 from ledger_core.runtime.runtime import Runtime
 
+Mode = Literal["strict", "collect"]
+
 
 @attrs.frozen(kw_only=True)
 class Replay:
@@ -34,11 +36,18 @@ class Replay:
     complete: bool
     """Whether the code came to its recorded end; False where the record stops before it."""
     same_code: bool
-    divergence: Divergence | None = None
+    mode: Mode = "strict"
+    divergences: tuple[Divergence, ...] = ()
+    """Where the code does something else than was recorded, in order; the first alone in strict mode."""
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """The first divergence."""
+        return self.divergences[0] if self.divergences else None
 
     @property
     def ok(self) -> bool:
-        return self.divergence is None
+        return not self.divergences
 
     def as_json(self) -> dict[str, Any]:
         """The value as `--json` prints it."""
@@ -49,11 +58,13 @@ class Replay:
             "complete": self.complete,
             "effects": self.effects,
             "same_code": self.same_code,
+            "mode": self.mode,
             "divergence": None if found is None else found.as_json(),
+            "divergences": [one.as_json() for one in self.divergences],
         }
 
 
-def replay(runtime: Runtime, run_id: str, agent: AgentSpec) -> Replay:
+def replay(runtime: Runtime, run_id: str, agent: AgentSpec, *, mode: Mode = "strict") -> Replay:
     """Replay a run strictly against an agent's code. Raises `NotFound`, and `Refused` for a forgotten run."""
     record = RunRecord.read(runtime.log, run_id)
     tag = runtime.log.tagger(stream_of(run_id))
@@ -72,7 +83,7 @@ def replay(runtime: Runtime, run_id: str, agent: AgentSpec) -> Replay:
         effects=len(record.journal.entries),
         complete=complete and found is None,
         same_code=agent.code_digest == record.state.code_digest,
-        divergence=found,
+        divergences=() if found is None else (found,),
     )
 
 
