@@ -19,9 +19,9 @@ import attrs
 
 from ledger_core import chain, codec
 from ledger_core.errors import Refused
-from ledger_core.events import FORGOTTEN, UNREAD, Body, Missing
+from ledger_core.events import Body, Missing
 from ledger_core.events.effect import ModelCallCompleted, ToolCallCompleted, ToolCallRequested
-from ledger_core.events.govern import CostRecorded, ToolPermissionDecided
+from ledger_core.events.govern import ArtifactCreated, CostRecorded, ToolPermissionDecided
 from ledger_core.events.run import RunCreated
 from ledger_core.events.step import (
     AgentResultReturned,
@@ -31,9 +31,10 @@ from ledger_core.events.step import (
     StepRetryScheduled,
 )
 from ledger_core.log.record import Event
-from ledger_core.run.journal import Entry, Journal, Standing
+from ledger_core.run.journal import Entry, Intent, Journal, Standing
 from ledger_core.run.patch import merge
 from ledger_core.run.state import RunState
+from ledger_core.runtime.lineage import Share
 from projections.wire import plain
 
 Outcome = Literal["done", "failed", "open", "in doubt", "given up"]
@@ -182,9 +183,12 @@ def of_json(value: Mapping[str, Any], source: str) -> Course:
     return Course(**{**fields, "source": source, "effects": effects})
 
 
-def of_events(events: Iterable[Event], source: str) -> Course:
-    """The course that a run's events tell, contents included. Raises `Refused` where its words were forgotten."""
-    found = _Reading()
+def of_events(events: Iterable[Event], source: str, share: Share | None = None) -> Course:
+    """The course that a run's events tell, contents included. Raises `Refused` where its words were forgotten.
+
+    What a fork shares with its ancestor is told where `share` gives it.
+    """
+    found = _Reading(share)
     for event in events:
         found.take(event)
     return found.course(source)
@@ -193,7 +197,8 @@ def of_events(events: Iterable[Event], source: str) -> Course:
 class _Reading:
     """Events on their way to a course."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: Share | None) -> None:
+        self._share = share
         self._state = RunState()
         self._journal = Journal()
         self._told: dict[str, Effect] = {}
@@ -204,6 +209,8 @@ class _Reading:
         self._policy: dict[str, str] = {}
         self._costs: dict[str, dict[str, int]] = {}
         self._versions: dict[str, str] = {}
+        self._requests: dict[str, Any] = {}
+        self._steps = 0
 
     def take(self, event: Event) -> None:
         body = event.body
@@ -212,7 +219,9 @@ class _Reading:
             if isinstance(body.initial_state, Missing):
                 raise Refused(f"What run {body.run} said was forgotten: nobody can tell what it did.")
             self._begun, self._document = body, body.initial_state
-        elif isinstance(body, StepCreated) and body.number > 1:
+            if body.ancestor is not None and self._share is not None:
+                self._inherit(body, self._share)
+        elif isinstance(body, StepCreated) and self._steps:
             self._harvest()
         elif isinstance(body, StatePatchCommitted):
             self._document = merge(self._document, body.patch)
@@ -220,11 +229,27 @@ class _Reading:
             self._end = {"output": plain(body.output)}
         elif isinstance(body, (StepFailed, StepRetryScheduled)):
             self._end = {"error_type": body.error_type, "message": body.message}
-        path = getattr(body, "path", None)
+        if isinstance(body, StepCreated):
+            self._steps += 1
+            if self._steps == 1:
+                return  # of a fork, it goes on in what it shares
+        self._record(event)
+
+    def _record(self, event: Event) -> None:
+        path = getattr(event.body, "path", None)
         if path is not None:
             self._met.setdefault(event.seq, (event.stream_seq, event.hash.hex()))
-            self._beside(path, body)
-        self._journal.record(event.seq, body)
+            self._beside(path, event.body)
+        self._journal.record(event.seq, event.body)
+
+    def _inherit(self, created: RunCreated, share: Share) -> None:
+        before, later = share(created)
+        for event in before:
+            if isinstance(event.body, StepCreated) and event.body.number > 1:
+                self._harvest()
+            self._record(event)
+        overrides = created.overrides if isinstance(created.overrides, dict) else {}
+        self._journal.inherit(((one.seq, one.body) for one in later), overrides)
 
     def _beside(self, path: str, body: Body) -> None:
         """What the journal has no use for: the policy's word, versions and amounts."""
@@ -236,6 +261,10 @@ class _Reading:
             self._costs[path] = {name: getattr(body, name) or 0 for name in AMOUNTS}
         elif isinstance(body, (ToolCallCompleted, CostRecorded)):
             self._costs[path] = {name: amount for name, amount in (body.spent or {}).items() if name in AMOUNTS}
+        if isinstance(body, CostRecorded):
+            self._requests[path] = cost_request(body.spent, body.metadata)
+        elif isinstance(body, ArtifactCreated):
+            self._requests[path] = artifact_request(body.manifest, body.data)
 
     def _harvest(self) -> None:
         """Tell the effects of the step that the journal holds; a next step has its own paths."""
@@ -253,7 +282,7 @@ class _Reading:
             path=path,
             kind=intent.kind,
             name=intent.name,
-            request=None if intent.kind == "join" else _request(entry),
+            request=self._requests.get(path) if intent.kind in ("cost", "artifact") else request_of(intent),
             outcome=outcome,
             value=plain(entry.value) if settled and intent.kind not in ("patch", "cost", "artifact") else None,
             error_type=entry.error_type if settled else None,
@@ -285,16 +314,25 @@ class _Reading:
         )
 
 
-def _request(entry: Entry) -> Any:
-    """What an effect asked for, as far as it is on record."""
-    kind, document = entry.intent.kind, entry.intent.document
-    if kind in ("cost", "artifact"):
-        document = entry.value
-    if kind in ("now", "capture", "chunk") or document in (UNREAD, FORGOTTEN):
-        return None
-    if isinstance(document, dict) and UNREAD in document.values():
+def request_of(intent: Intent) -> Any:
+    """What an intent asks for, as far as it is on record."""
+    document = intent.document
+    values = document.values() if isinstance(document, dict) else (document,)
+    if intent.kind in ("now", "capture", "join") or any(isinstance(value, Missing) for value in values):
         return None
     return plain(document)
+
+
+def cost_request(spent: Mapping[str, int], metadata: Any) -> Any:
+    """What a recorded cost says."""
+    return plain({"spent": dict(spent), "metadata": metadata})
+
+
+def artifact_request(manifest: Mapping[str, Any], data: Any) -> Any:
+    """What an artifact is, without its id; what it holds is told by a digest."""
+    what = {name: value for name, value in manifest.items() if name not in ("artifact_id", "size")}
+    held = None if data is None else chain.course_digest(codec.encode(data)).hex()
+    return plain({**what, "holds": held})
 
 
 def _bytes(value: Any) -> bytes:

@@ -20,7 +20,8 @@ from ledger_core.run.patch import diff, merge
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.effects import normalised
 from ledger_core.runtime.execute import Ended, in_own_thread
-from ledger_core.runtime.recorded import RunRecord, stream_of
+from ledger_core.runtime.lineage import tagger
+from ledger_core.runtime.recorded import RunRecord
 from ledger_core.runtime.runtime import Runtime
 
 Mode = Literal["strict", "collect"]
@@ -67,10 +68,12 @@ class Replay:
 def replay(runtime: Runtime, run_id: str, agent: AgentSpec, *, mode: Mode = "strict") -> Replay:
     """Replay a run strictly against an agent's code. Raises `NotFound`, and `Refused` for a forgotten run."""
     record = RunRecord.read(runtime.log, run_id)
-    tag = runtime.log.tagger(stream_of(run_id))
+    tag = tagger(runtime.log, record.state)
     if tag is None or isinstance(record.initial, Missing):
         raise Refused(f"What run {run_id} said was forgotten: its code cannot be replayed.", hint="`verify` still can.")
-    execution = runtime.execution(agent, record.state, record.journal, record.initial, tag, None, record.session)
+    execution = runtime.execution(
+        agent, record.state, record.journal, record.initial, tag, None, record.session, set_state=record.set_state
+    )
     ended = in_own_thread(lambda: asyncio.run(execution.arun()) if agent.is_async else execution.run())
     found = ended.stopped if ended.stopped is not None else _end(record, ended)
     complete = record.state.ended
@@ -83,6 +86,7 @@ def replay(runtime: Runtime, run_id: str, agent: AgentSpec, *, mode: Mode = "str
         effects=len(record.journal.entries),
         complete=complete and found is None,
         same_code=agent.code_digest == record.state.code_digest,
+        mode=mode,
         divergences=() if found is None else (found,),
     )
 

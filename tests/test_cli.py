@@ -138,7 +138,7 @@ def test_verify_json_has_its_shape(shell):
     """`verify --json` prints the documented object, and exits with 3 for a head that is not the ledger's."""
     shell("init")
     value = shell.json("verify", "--json")
-    assert list(value) == ["ok", "checked", "head", "findings", "not_checked"]
+    assert list(value) == ["ok", "checked", "head", "findings", "not_checked", "replay_certificate"]
     assert list(value["checked"]) == ["events", "streams", "contents", "blobs"]
     assert list(value["head"]) == ["seq", "hash"]
     assert shell.json("verify", "--json", "--against", f"9:{'0' * 64}", code=3)["findings"][0].keys() >= {

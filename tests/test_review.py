@@ -50,6 +50,7 @@ OWN = [
     "replay_agrees",
     "evidence_not_forgotten",
     "projections_agree",
+    "replay_certified",
 ]
 WELL = Means(
     verify=lambda: Verdict(looked_at="all of it"),
@@ -116,7 +117,7 @@ def test_what_nobody_looks_at_is_not_checked(log):
     """Without means, the chain, the code and the views are not checked, which has not passed: 6."""
     found = reviews.review(subject(well_run(log)), Means())
     missed = {one["id"] for one in found["checks"] if one["outcome"] == "not_checked"}
-    assert missed == {"chain_verified", "replay_agrees", "projections_agree"}
+    assert missed == {"chain_verified", "replay_agrees", "projections_agree", "replay_certified"}
     assert (found["passed"], reviews.exit_code(found)) == (False, 6)
     assert all(one["todo"] for one in found["checks"] if one["id"] in missed)
 
@@ -449,7 +450,7 @@ def test_a_real_run_is_reviewed_and_nothing_is_written(made, capsys):
         assert log.head() == before
     shown = text_of(capsys, review, root, "checklist", "r")
     assert "Nothing blocks" in shown
-    assert shown.count("✓") == 20
+    assert shown.count("✓") == 21
 
 
 def test_code_that_does_something_else_blocks(made, capsys):
@@ -458,7 +459,7 @@ def test_code_that_does_something_else_blocks(made, capsys):
     file.write_text(file.read_text(encoding="utf-8").replace('state["text"]', '"else"'), encoding="utf-8")
     found = object_of(capsys, review, root, "checklist", "r", "--fail-on-risk", code=1)
     assert outcome(found, "replay_agrees")["evidence"][0]["run_id"] == "r"
-    assert "Blocked by 1 of 20 checks" in text_of(capsys, review, root, "checklist", "r")
+    assert "Blocked by 1 of 21 checks" in text_of(capsys, review, root, "checklist", "r")
 
 
 @pytest.mark.parametrize("broken", ["gone", "raises", "exits", "empty"])
@@ -514,6 +515,6 @@ def test_a_run_of_fifty_thousand_events_is_reviewed(tmp_path, capsys):
     with Log.open(tmp_path / "l") as log:
         long_run(log, "big", 25_000)
     found = object_of(capsys, review, tmp_path / "l", "checklist", "big", "--no-replay")
-    assert {one["id"] for one in found["checks"] if one["outcome"] != "pass"} == {"replay_agrees"}
+    assert {one["id"] for one in found["checks"] if one["outcome"] != "pass"} == {"replay_agrees", "replay_certified"}
     assert "50,006 events" in outcome(found, "chain_verified")["detail"]
     assert "agents" not in sys.modules

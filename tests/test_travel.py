@@ -56,6 +56,7 @@ def test_every_type_of_a_run_has_words():
         "ledger_created",
         "content_forgotten",
         "projection_certified",
+        "replay_certified",
         "session_created",
         "session_updated",
         "session_run_added",

@@ -1,4 +1,4 @@
-"""Commands that prove: verify, replay."""
+"""The command that proves that nothing was changed: verify."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from pathlib import Path
 
 import click
 
-from cli.commands.runs import divergence_code, recorded_target
 from cli.options import open_log, pass_settings
 from cli.output import Settings, count, emit, progress, say
 from ledger_core.errors import BadInput
+from ledger_core.events.ledger import STREAM
 from ledger_core.ids import Head, parse_head
+from ledger_core.log.verify import Finding
 from ledger_core.log.verify_jobs import Report, verify_ledger, verify_stream
-from ledger_core.runtime import target as targets
 from ledger_core.runtime.recorded import stream_of
-from ledger_core.runtime.runtime import Runtime
-from projections import runs
-from replay import replaying
+from projections import replayed, runs
+from projections.replayed import Certificate
 
 
 @click.command()
@@ -31,7 +30,10 @@ def verify(settings: Settings, run_name: str | None, against: str | None, jobs: 
 
     Re-hashes every record, content and blob, follows both chains, and recounts the indexes. Needs no keys. With RUN,
     checks that run's stream alone. Exits with 3 for findings, and with 6 if something could not be checked.
+
+    The newest certificate of a replay is held against the log as well, where one is there.
     """
+    certificate = None
     if run_name is not None:
         if against is not None:
             raise BadInput("A run cannot be verified against a head of the log.", hint="Leave RUN or --against out.")
@@ -43,38 +45,30 @@ def verify(settings: Settings, run_name: str | None, against: str | None, jobs: 
         with progress("verifying", quiet=settings.json) as bar:
             cores = jobs or os.cpu_count() or 1
             report = verify_ledger(settings.root, jobs=cores, against=held, deep=deep, progress=bar)
-    emit(settings, report.as_json(), lambda: _render(report, whole=run_name is None, held=against is not None))
+        if report.ok:  # a damaged log is not read for what it says
+            certificate = _certificate(settings, report)
+    value = report.as_json()
+    if run_name is None:
+        value["replay_certificate"] = None if certificate is None else certificate.as_json()
+
+    def render() -> None:
+        _render(report, whole=run_name is None, held=against is not None)
+        if certificate is not None:
+            click.echo(certificate.words())
+
+    emit(settings, value, render)
     return report.exit_code
 
 
-@click.command()
-@click.argument("run_name", metavar="RUN")
-@click.option("--agent", "target", help="The code to replay; else the recorded entry point.")
-@pass_settings
-def replay(settings: Settings, run_name: str, target: str | None) -> int:
-    """Run an agent's code again, the record answering for the world.
-
-    Nothing outside is touched, and nothing is appended.
-
-    Exits with 4 at the first place where the code does something else than was recorded.
-    """
-    with open_log(settings) as log, Runtime(log, policy=[], sandbox={}) as runtime:
-        run_id = runs.resolve(runtime.log, run_name)
-        if runtime.state(run_id).driver == "external":
-            found = replaying.refold(runtime, run_id)
-        else:
-            spec = targets.load(target or recorded_target(runtime.log, run_id))
-            found = replaying.replay(runtime, run_id, spec)
-
-    def render() -> None:
-        if found.ok:
-            end = "to its recorded end" if found.complete else "to where the record stops"
-            click.echo(f"{run_id}: {count(found.effects, 'effect')} answered from the record, the same {end}")
-        if not found.same_code:
-            say("The code is not the code that was recorded.")
-
-    emit(settings, found.as_json(), render)
-    return 0 if found.divergence is None else divergence_code(settings, found.divergence)
+def _certificate(settings: Settings, report: Report) -> Certificate | None:
+    """The newest certificate of a replay; what does not fit the log becomes a finding."""
+    with open_log(settings) as log:
+        found = replayed.newest(log)
+    if found is not None:
+        report.findings += [
+            Finding(kind="replay_certificate", seq=found.seq, stream=STREAM, detail=detail) for detail in found.findings
+        ]
+    return found
 
 
 def _held(text: str | None) -> Head | None:

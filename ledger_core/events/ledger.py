@@ -1,8 +1,8 @@
-"""Events of the ledger's own stream: its creation, and what was forgotten."""
+"""Events of the ledger's own stream: its creation, what was forgotten, and what somebody certified."""
 
 from __future__ import annotations
 
-from ledger_core.events.base import Body, content, event, fact
+from ledger_core.events.base import JSON, Body, content, event, fact
 
 STREAM = "ledger"
 
@@ -39,3 +39,26 @@ class ProjectionCertified(Body):
     """Number of rows."""
     rows: bytes = fact()
     """Digest of the rows and of their sums."""
+
+
+@event("replay_certified")
+class ReplayCertified(Body):
+    """Somebody replayed recorded runs and says what came of it, for as long as the log is."""
+
+    mode: str = fact()
+    runs: int = fact()
+    same: int = fact()
+    diverged: int = fact()
+    skipped: int = fact()
+    failed: int = fact()
+    seq: int = fact()
+    """The log's last event at that time, and its hash."""
+    head: bytes = fact()
+    code: bytes = fact()
+    """Digest of the digests of all code that was executed, each once, in order."""
+    outcomes: bytes = fact()
+    """Digest of `replayed`."""
+    target: str | None = content(default=None)
+    """The code, where one was named for all; content, because paths name people."""
+    replayed: JSON = content()
+    """Run id, hash of the last event of the run that was replayed, status and codes of divergences; by run id."""

@@ -40,11 +40,27 @@ class RunCreated(Body):
     parent_hash: bytes | None = fact(default=None)
     root: str | None = fact(default=None)
     """The first run of the family; left out for itself."""
+    ancestor: str | None = fact(default=None)
+    """The run that this one was forked from, behind its event `ancestor_event` (its own number, from 1)."""
+    ancestor_event: int | None = fact(default=None)
+    ancestor_seq: int | None = fact(default=None)
+    """Seq and hash of that event: what the run shares with its ancestor is referred to, not copied."""
+    ancestor_hash: bytes | None = fact(default=None)
+    lineage: str | None = fact(default=None)
+    """The run at the beginning of the line of forks: its key makes the tags of requests."""
+    lineage_seed: bytes | None = fact(default=None)
+    """Its seed: what `ctx.random` and `ctx.uuid` derive from; keys of effects derive from the run's own."""
+    writes_blocked: bool | None = fact(default=None)
+    """Outside writes are refused: a fork that is not live, and its children."""
     variables: JSON = content(default=None)
     """The session's variables as the run was created."""
     initial_state: JSON = content()
     origin: str | None = content(default=None)
     """Where the code's file was; content, because paths name people."""
+    set_state: JSON = content(default=None)
+    """Of a fork: a merge patch of the state, in force behind the shared part."""
+    overrides: JSON = content(default=None)
+    """Of a fork: results that take the place of shared ones, by path."""
 
 
 @event("run_completed", critical=True, closes=True)

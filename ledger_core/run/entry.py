@@ -71,6 +71,8 @@ class Entry:
     """How often it looked for room, or for its key, and had to wait."""
     held_until_ns: int = 0
     """Until when the log says that it waits for that."""
+    version: str | None = None
+    """Of the tool that was called."""
     refusal: str | None = None
     """Who refused it, if it never began."""
 

@@ -47,6 +47,9 @@ def _created(state: RunState, seq: int, body: RunCreated) -> None:
     state.retry, state.timeout_ns = body.retry, body.timeout_ns
     state.parent, state.parent_path, state.root = body.parent, body.parent_path, body.root or body.run
     state.budget = body.budget
+    state.ancestor, state.ancestor_event = body.ancestor, body.ancestor_event or 0
+    state.lineage, state.lineage_seed = body.lineage or body.run, body.lineage_seed or body.seed
+    state.writes_blocked = bool(body.writes_blocked)
 
 
 def _step(state: RunState, _: int, body: StepCreated) -> None:

@@ -65,6 +65,13 @@ class RunState:
     parent: str | None = None
     parent_path: str | None = None
     root: str = ""
+    ancestor: str | None = None
+    """The run that it was forked from, and the number of the last event that it shares with it."""
+    ancestor_event: int = 0
+    lineage: str = ""
+    """The run whose key makes the tags of its requests: itself, or where its line of forks began."""
+    lineage_seed: bytes = b""
+    writes_blocked: bool = False
     status: RunStatus = "pending"
     waiting: str | None = None
     """Why it waits, where it does: `waits` for what its branches wait for, `in doubt`, `divergence`, `retry`."""

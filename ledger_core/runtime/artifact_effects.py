@@ -29,7 +29,8 @@ class ArtifactEffects(Effects):
         schema = manifest["schema"]
         raw = None if data is None else data if isinstance(data, bytes) else codec.encode(data)
         tag = self._tag(codec.canonical_trusted([schema, manifest, data]))
-        intent = Intent(path=place[0], kind="artifact", name=schema, request=tag, line=place[1])
+        asked = {"manifest": manifest, "data": data}
+        intent = Intent(path=place[0], kind="artifact", name=schema, request=tag, document=asked, line=place[1])
         entry = self._immediate(intent)
         if entry is not None:
             return dict(codec.roundtrip(entry.value))
@@ -58,7 +59,8 @@ class ArtifactEffects(Effects):
         spent = spent_of(amounts)
         plain = secret.plain(metadata)
         tag = self._tag(codec.canonical([name, spent, plain]))
-        intent = Intent(path=place[0], kind="cost", name=name, request=tag, line=place[1])
+        asked = {"spent": spent, "metadata": plain}
+        intent = Intent(path=place[0], kind="cost", name=name, request=tag, document=asked, line=place[1])
         if self._immediate(intent) is None:
             self._ride(CostRecorded(path=place[0], name=name, spent=spent, request=tag, metadata=plain))
 

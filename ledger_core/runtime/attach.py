@@ -232,6 +232,7 @@ class Attaching:
             tag=tag,
             tools={**execution.tools, **self.tools},
             model=execution.model,
+            lineage_seed=recorder.state.lineage_seed,
             seed=state.seed,
             surroundings=execution.surroundings,
         )

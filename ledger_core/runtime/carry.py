@@ -32,6 +32,7 @@ from ledger_core.runtime.driver import Suspended, TimedOut
 from ledger_core.runtime.effect import error_types, normalised
 from ledger_core.runtime.execute import Ended
 from ledger_core.runtime.folds import Fold, stream_of
+from ledger_core.runtime.lineage import tagger
 from ledger_core.runtime.recorded import Result, RunRecord
 from ledger_core.runtime.recorder import Bodies, Family, Recorder
 
@@ -64,16 +65,26 @@ class Carrier:
                 fold.apply(event)
             state, journal, begun = fold.state, Journal(), own[0].body
             document, variables, session = begun.initial_state, begun.variables, begun.session  # type: ignore[attr-defined]
+            set_state = None
         else:
             record = RunRecord.read(runtime.log, run_id)
             state, journal, document = record.state, record.journal, record.document
-            variables, session = record.variables, record.session
-        tag = runtime.log.tagger(stream)
+            variables, session, set_state = record.variables, record.session, record.set_state
+            _check_settled(record)
+        tag = tagger(runtime.log, state)
         if tag is None or isinstance(document, Missing):
             raise Refused(f"What run {run_id} said was forgotten: it cannot go on.", hint="Start a new run.")
         self.recorder = Recorder(runtime.log, stream, state, own[-1].hash, runtime.folds)
         self.execution = runtime.execution(
-            spec, state, journal, document, tag, self.recorder, session, variables=variables or {}
+            spec,
+            state,
+            journal,
+            document,
+            tag,
+            self.recorder,
+            session,
+            variables=variables or {},
+            set_state=set_state,
         )
 
     def spawning(self, spawned: Callable[[str], None]) -> None:
@@ -203,6 +214,16 @@ class Carrier:
     def _failure(self, failure: Failure) -> Bodies:
         now_ns = self._runtime.log.clock.now_ns
         return _unless_cancelled(lambda state, riders: decide.fail(state, failure, riders, now_ns()))
+
+
+def _check_settled(record: RunRecord) -> None:
+    """That nobody need know what came of a write that the run's ancestor was making when it was forked."""
+    if record.unsettled:
+        raise Refused(
+            f"{record.state.ancestor}, of which {record.state.run} is a fork, was making an outside write at effect "
+            f"{record.unsettled[0]} then, and nobody knows what came of it.",
+            hint=f"Find out: agentledger ledger settle {record.state.ancestor}:{record.unsettled[0]} --as …",
+        )
 
 
 def _unless_cancelled(bodies: Bodies) -> Bodies:

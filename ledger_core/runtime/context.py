@@ -62,6 +62,7 @@ class Context:
         state: dict[str, Any],
         clock: Clock,
         root: Scope,
+        set_state: dict[str, Any] | None = None,
     ) -> None:
         self.run_id = run_id
         self.session_id = session_id
@@ -75,11 +76,13 @@ class Context:
         self._root = root
         self._effects = effects
         self._state = state
+        self._set_state = set_state
         self._clock = clock
 
     @property
     def state(self) -> dict[str, Any]:
         """The run's state as the step saw it first, with what this step has written; a copy."""
+        self._pass_fork()
         return dict(codec.roundtrip(self._state))
 
     def now(self) -> datetime:
@@ -123,7 +126,13 @@ class Context:
                 "A state patch is a key and a value, or one dict.", hint='Write ctx.write_state_patch("key", value).'
             )
         recorded = self._effects.patch(self._place(), patch)
+        self._pass_fork()
         self._state = merge(self._state, recorded)
+
+    def _pass_fork(self) -> None:
+        """Put in force what a fork is to find in its state, once the code has come through what it shares."""
+        if self._set_state is not None and self._effects.driver.journal.behind_shared:
+            self._state, self._set_state = merge(self._state, self._set_state), None
 
     def delete_state(self, key: str) -> None:
         """Remove a key from the state."""

@@ -87,6 +87,7 @@ class Effects:
         tools: Mapping[str, ToolSpec],
         model: Callable[[str], Provider],
         seed: bytes,
+        lineage_seed: bytes,
         surroundings: Surroundings,
     ) -> None:
         self.driver = driver
@@ -95,6 +96,7 @@ class Effects:
         self._tools = tools
         self._model = model
         self._seed = seed
+        self._lineage_seed = lineage_seed
         self._around = surroundings
         self._unpatched: set[str] = set()
         self._begun_ns = time.monotonic_ns()
@@ -133,7 +135,7 @@ class Effects:
     def derived(self, path: str, purpose: str) -> bytes:
         """32 bytes that depend on the run's seed and the path alone: randomness that needs no event."""
         self._check_open()
-        return chain.tag(self._seed, f"{purpose}:{path}".encode())
+        return chain.tag(self._lineage_seed, f"{purpose}:{path}".encode())
 
     def patched(self, name: str) -> bool:
         """Whether a deliberate change of the code is in force: in new work yes, in what was recorded without it no."""

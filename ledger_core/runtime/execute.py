@@ -54,6 +54,8 @@ class Execution:
     tools: Mapping[str, ToolSpec]
     model: Callable[[str], Provider]
     seed: bytes
+    lineage_seed: bytes
+    """What random numbers derive from: the seed of the first run of its line of forks."""
     run_id: str
     step_id: str
     step_number: int
@@ -63,6 +65,8 @@ class Execution:
     variables: dict[str, Any]
     state: dict[str, Any]
     clock: Clock
+    set_state: dict[str, Any] | None = None
+    """A patch of the state, in force behind what the run shares with an ancestor."""
     surroundings: Surroundings = attrs.field(factory=Surroundings)
     heard: Heard = unheard
     timeout_ns: int | None = None
@@ -152,6 +156,7 @@ class Execution:
             tools=self.tools,
             model=self.model,
             seed=self.seed,
+            lineage_seed=self.lineage_seed,
             surroundings=self.surroundings,
         )
         self.effects.append(found)
@@ -167,6 +172,7 @@ class Execution:
             "root": root,
             "session_id": self.session_id,
             "state": dict(self.state),
+            "set_state": self.set_state,
             "clock": self.clock,
         }
 

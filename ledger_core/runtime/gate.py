@@ -66,6 +66,9 @@ class Passed:
         return [permission(self.decision, entry, spec, self.approval)] if self.recorded else []
 
 
+_BLOCKED: Final = "A fork makes no outside writes, unless it is made with --live."
+
+
 class Gate(Effects):
     """What every governed call of a step has to pass."""
 
@@ -75,6 +78,9 @@ class Gate(Effects):
     async def _pass(self, spec: ToolSpec, entry: Entry) -> Passed | None:
         """With what a tool call may leave; None if it was refused: then `entry` is at its end."""
         policy = self._around.policy
+        if self._state.writes_blocked and spec.side_effect == "external_write":
+            await self._refuse(entry, "policy", "PermissionDenied", _BLOCKED)
+            return None
         decision = await self._decided(spec, entry)
         approval = None
         if decision.verdict != "deny" and (decision.verdict == "approve" or spec.approval_required):

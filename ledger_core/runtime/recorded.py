@@ -1,11 +1,13 @@
 """What the log says of a run, in the two forms that callers want: its record, and its result.
 
-Rules: read only. A record holds the run's journal and documents, contents included; a result is what came of running
-it. This file does not run anything.
+Rules: read only. What a fork shares with its ancestor is read where it stands, in that run's stream (`lineage`). A
+record holds the run's journal and documents, contents included; a result is what came of running it. This file does
+not run anything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -22,11 +24,12 @@ from ledger_core.events.step import (
     StepFailed,
     StepRetryScheduled,
 )
-from ledger_core.log.log import Log
+from ledger_core.log.log import Event, Log
 from ledger_core.run.journal import Journal
 from ledger_core.run.patch import merge
 from ledger_core.run.state import RunState
 from ledger_core.runtime.folds import stream_of
+from ledger_core.runtime.lineage import Share, shared
 
 
 @attrs.frozen(kw_only=True)
@@ -76,37 +79,89 @@ class RunRecord:
     message: Any = None
     divergence: Any = None
 
+    unsettled: tuple[str, ...] = ()
+    """Outside writes that were under way in an ancestor when this run was forked from it, and still are."""
+    set_state: Any = None
+    """A merge patch of the state, in force behind what it shares with an ancestor."""
+
     @classmethod
     def read(cls, log: Log, run_id: str) -> RunRecord:
-        """Read a run's events; raises `NotFound`."""
-        state, journal = RunState(), Journal()
-        found: dict[str, Any] = {"initial": {}, "document": {}, "session": None, "proposed": []}
+        """Read a run's events, those that it shares with an ancestor included; raises `NotFound`, `Damaged`."""
+        reading = _Reading(lambda created: shared(log, created))
         for event in log.stream(stream_of(run_id)):
-            body = event.body
-            state.apply(event.seq, event.time_ns, event.type, body)
-            journal.record(event.seq, body)
-            if isinstance(body, RunCreated):
-                found |= {"initial": body.initial_state, "document": body.initial_state}
-                found |= {"session": body.session, "origin": body.origin, "variables": body.variables}
-            elif isinstance(body, StepCreated) and body.number > 1:
-                found["initial"] = found["document"]
-            elif isinstance(body, (RunCancelRequested, StepBlocked)):
-                found["reason"] = body.reason
-            elif isinstance(body, StatePatchCommitted):
-                gone = isinstance(body.patch, Missing) or isinstance(found["document"], Missing)
-                found["document"] = body.patch if gone else merge(found["document"], body.patch)
-                found["proposed"] = []
-            elif isinstance(body, StatePatchProposed):
-                found["proposed"].append(body.patch)
-            elif isinstance(body, AgentResultReturned):
-                found["output"] = body.output
-            elif isinstance(body, (StepFailed, StepRetryScheduled)):
-                found |= {"error_type": body.error_type, "message": body.message}
-            elif isinstance(body, DivergenceDetected):
-                found["divergence"] = body.difference
-        if not state.events:
+            reading.take(event)
+        if not reading.state.events:
             raise NotFound(f"There is no run {run_id!r}.", hint="`agentledger runs` lists them.")
-        return cls(state=state, journal=journal, **found)
+        return reading.record()
+
+    @classmethod
+    def steps(cls, events: Iterable[Event], share: Share) -> Iterator[RunRecord]:
+        """The records of a run's steps, one after another, each as it was when the next began, or at the end."""
+        reading = _Reading(share)
+        for event in events:
+            if isinstance(event.body, StepCreated) and reading.begun:
+                yield reading.record()
+                reading.next_step()
+            reading.take(event)
+        if reading.state.events:
+            yield reading.record()
+
+
+class _Reading:
+    """A run's events on their way to a record."""
+
+    def __init__(self, share: Share) -> None:
+        self.state, self.journal = RunState(), Journal()
+        self.begun = False
+        """Whether its first step was created."""
+        self._share = share
+        self._found: dict[str, Any] = {"initial": {}, "document": {}, "session": None, "proposed": []}
+
+    def next_step(self) -> None:
+        """Go on in a journal and a state of the next step's own: those before are somebody's record."""
+        self.state, self.journal = self.state.clone(), Journal()
+        self._found["proposed"] = []
+
+    def record(self) -> RunRecord:
+        return RunRecord(state=self.state, journal=self.journal, **self._found)
+
+    def take(self, event: Event) -> None:
+        body, found = event.body, self._found
+        self.state.apply(event.seq, event.time_ns, event.type, body)
+        if not isinstance(body, StepCreated) or self.begun:  # a fork's first step goes on in its ancestor's journal
+            self.journal.record(event.seq, body)
+        if isinstance(body, RunCreated):
+            found |= {"initial": body.initial_state, "document": body.initial_state}
+            found |= {"session": body.session, "origin": body.origin, "variables": body.variables}
+            if body.ancestor is not None:
+                self._inherit(body)
+        elif isinstance(body, StepCreated):
+            if self.begun:
+                found["initial"] = found["document"]
+            self.begun = True
+        elif isinstance(body, (RunCancelRequested, StepBlocked)):
+            found["reason"] = body.reason
+        elif isinstance(body, StatePatchCommitted):
+            gone = isinstance(body.patch, Missing) or isinstance(found["document"], Missing)
+            found["document"] = body.patch if gone else merge(found["document"], body.patch)
+            found["proposed"] = []
+        elif isinstance(body, StatePatchProposed):
+            found["proposed"].append(body.patch)
+        elif isinstance(body, AgentResultReturned):
+            found["output"] = body.output
+        elif isinstance(body, (StepFailed, StepRetryScheduled)):
+            found |= {"error_type": body.error_type, "message": body.message}
+        elif isinstance(body, DivergenceDetected):
+            found["divergence"] = body.difference
+
+    def _inherit(self, created: RunCreated) -> None:
+        """Take over the ancestor's journal at the event that the run was forked behind."""
+        before, later = self._share(created)
+        for event in before:
+            self.journal.record(event.seq, event.body)
+        overrides = created.overrides if isinstance(created.overrides, dict) else {}
+        left = self.journal.inherit(((one.seq, one.body) for one in later), overrides)
+        self._found |= {"unsettled": tuple(left), "set_state": created.set_state}
 
 
 __all__ = ["Result", "RunRecord", "stream_of"]

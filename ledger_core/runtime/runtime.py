@@ -336,6 +336,7 @@ class Runtime(Steering, Sessions, Governing):
         session: str | None,
         *,
         variables: Mapping[str, Any] | None = None,
+        set_state: Any = None,
     ) -> Execution:
         """An execution of an agent against a journal; without a recorder, nothing in it can be live."""
         return Execution(
@@ -346,6 +347,8 @@ class Runtime(Steering, Sessions, Governing):
             tools={**self._tools, **spec.tools},
             model=lambda model: _provider(model, spec.models, self._models),
             seed=state.seed,
+            lineage_seed=state.lineage_seed,
+            set_state=set_state,
             run_id=state.run,
             step_id=state.step,
             step_number=state.step_number,

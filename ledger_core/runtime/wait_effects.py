@@ -325,6 +325,7 @@ def _created(
             parent_seq=seq,
             parent_hash=hash_,
             root=parent.root,
+            writes_blocked=parent.writes_blocked or None,
             initial_state=state,
         )
 

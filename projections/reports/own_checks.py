@@ -13,8 +13,11 @@ from ledger_core.events.effect import ToolCallRequested
 from ledger_core.events.govern import BudgetChanged, ToolApprovalRequired
 from ledger_core.events.wait import ApprovalDecided
 from ledger_core.run.budget import account_words, amount_words, stream_of_account
-from projections.reports.check import Check, Means, found, handed
+from projections.replayed import newest
+from projections.reports.check import Check, Means, Outcome, found, handed
 from projections.reports.subject import Subject
+
+_COULD_NOT = {"skipped": "could not be replayed", "failed": "failed to be replayed"}
 
 
 def chain_verified(_: Subject, means: Means) -> Check:
@@ -172,6 +175,42 @@ def replay_agrees(subject: Subject, means: Means) -> Check:
         bad="runs in which the code of today does something else",
         todo=todo,
         not_checked=words,
+    )
+
+
+def replay_certified(subject: Subject, means: Means) -> Check:
+    """What a certificate does not cover counts only where nothing is replayed now (`replay_agrees`)."""
+    id_, title = "replay_certified", "What is certified of replays fits the log, and came to the same"
+    todo, relied_on = "agentledger replay --all --certify", means.replay is None
+    held = newest(subject.log)
+    if held is None:
+        outcome: Outcome = "not_checked" if relied_on else "pass"
+        detail = "nobody has certified a replay" + ("" if relied_on else "; what was replayed just now is above")
+        return Check(id=id_, title=title, outcome=outcome, detail=detail, todo=todo if relied_on else "")
+    wrong: list[dict[str, Any]] = [{"log_seq": held.seq, "why": why} for why in held.findings]
+    missed, count, listed = defaultdict[str, int](int), 0, held.runs or {}
+    for row in subject.rows("runs") if held.runs is not None else ():
+        one, last = listed.get(row["run"]), subject.log.stream_head(f"run/{row['run']}")
+        if one is None:
+            missed["were not replayed, or are newer"] += 1
+        elif one.status == "diverged":
+            wrong.append({"run_id": row["run"], "log_seq": held.seq, "why": " ".join(["diverged:", *one.codes])})
+        elif one.status != "same":
+            missed[_COULD_NOT.get(one.status, one.status)] += 1
+        elif last is None or last.hash != one.hash:
+            missed["went on since"] += 1
+        else:
+            count += 1
+    if held.runs is None and not wrong:
+        missed["cannot be known, because the list of the certificate cannot be opened here"] = held.said.runs
+    return found(
+        id_,
+        title,
+        wrong,
+        good=f"the certificate at seq {held.seq:,} fits; runs that it covers to their last event: {count:,}",
+        bad="what is certified against a release",
+        todo=todo,
+        not_checked="; ".join(f"runs that {why}: {number:,}" for why, number in sorted(missed.items()) if relied_on),
     )
 
 

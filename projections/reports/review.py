@@ -38,6 +38,7 @@ CHECKS: Final[tuple[Callable[[Subject, Means], Check], ...]] = (
     own.replay_agrees,
     own.evidence_not_forgotten,
     own.projections_agree,
+    own.replay_certified,
 )
 """All checks, in the order in which they are shown."""
 

@@ -1,0 +1,125 @@
+"""Commands that run agents' code again against the record: replay, of one run, or of all.
+
+Rules: nothing outside is touched, and the only thing that may be appended is a certificate, when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Final
+
+import click
+
+from cli.commands.runs import divergence_code, recorded_target
+from cli.options import open_log, pass_settings
+from cli.output import Settings, count, emit, harmless, progress, say
+from ledger_core.clock import NS
+from ledger_core.errors import BadInput
+from ledger_core.log.log import Log
+from ledger_core.runtime import target as targets
+from ledger_core.runtime.runtime import Runtime
+from projections import runs
+from replay import certificates, many, replaying
+
+_SPAN: Final = re.compile(r"(\d{1,6})(s|min|h|d|w)")
+_UNITS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+@click.command()
+@click.argument("run_name", metavar="[RUN]", required=False)
+@click.option("--agent", "target", help="The code to replay; else the recorded entry point.")
+@click.option("--all", "every", is_flag=True, help="Replay all runs of the ledger, the newest first.")
+@click.option("--since", metavar="SPAN", help="With --all: runs that began in the last 30min, 12h, 7d, 2w.")
+@click.option("--of", "agent", metavar="NAME", help="With --all: runs of this agent.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="With --all: processes.  [default: one a core]")
+@click.option("--timeout", type=click.FloatRange(0.1), help="With --all: seconds that one run may take.")
+@click.option("--certify", is_flag=True, help="With --all: put on record what came of it.")
+@pass_settings
+def replay(
+    settings: Settings,
+    run_name: str | None,
+    target: str | None,
+    every: bool,
+    since: str | None,
+    agent: str | None,
+    jobs: int | None,
+    timeout: float | None,
+    certify: bool,
+) -> int:
+    """Run an agent's code again, the record answering for the world.
+
+    Nothing outside is touched, and nothing is appended but, with --certify, a certificate. With --all as a gate: every
+    run, over several processes. Exits with 4 at the first place where the code does something else than was recorded.
+    """
+    if every:
+        if run_name is not None:
+            raise BadInput("Either one run is replayed, or all are.", hint="Leave RUN or --all out.")
+        return _all(settings, target, since=since, agent=agent, jobs=jobs, timeout=timeout, certify=certify)
+    if run_name is None:
+        raise BadInput("Which run?", hint="agentledger replay RUN, or agentledger replay --all.")
+    if since or agent or jobs or timeout or certify:
+        raise BadInput("--since, --of, --jobs, --timeout and --certify are for many runs.", hint="Add --all.")
+    return _one(settings, run_name, target)
+
+
+def _one(settings: Settings, run_name: str, target: str | None) -> int:
+    with open_log(settings) as log, Runtime(log, policy=[], sandbox={}) as runtime:
+        run_id = runs.resolve(runtime.log, run_name)
+        if runtime.state(run_id).driver == "external":
+            found = replaying.refold(runtime, run_id)
+        else:
+            spec = targets.load(target or recorded_target(runtime.log, run_id))
+            found = replaying.replay(runtime, run_id, spec)
+
+    def render() -> None:
+        if found.ok:
+            end = "to its recorded end" if found.complete else "to where the record stops"
+            click.echo(f"{run_id}: {count(found.effects, 'effect')} answered from the record, the same {end}")
+        if not found.same_code:
+            say("The code is not the code that was recorded.")
+
+    emit(settings, found.as_json(), render)
+    return 0 if found.divergence is None else divergence_code(settings, found.divergence)
+
+
+def _all(
+    settings: Settings,
+    target: str | None,
+    *,
+    since: str | None,
+    agent: str | None,
+    jobs: int | None,
+    timeout: float | None,
+    certify: bool,
+) -> int:
+    with open_log(settings) as log:
+        wanted = many.chosen(log, since_ns=None if since is None else time.time_ns() - _span_ns(since), agent=agent)
+    cores = jobs or os.cpu_count() or 1
+    with progress("replaying", quiet=settings.json) as bar:
+        found = list(many.replay_many(settings.root, wanted, target=target, jobs=cores, limit_s=timeout, progress=bar))
+    value = many.summary(found, mode="strict")
+    if certify:
+        with Log.open(settings.root) as log:
+            event = certificates.certify(log, found, mode="strict", target=target)
+        value["certificate"] = event.seq
+
+    def render() -> None:
+        for one in found:
+            if one.status != "same":
+                click.echo(harmless(f"{one.status:<8}  {one.run_id}  {one.words()}"))
+        rest = ", ".join(f"{value[name]:,} {name}" for name in ("diverged", "failed", "skipped") if value[name])
+        click.echo(f"{count(value['runs'], 'run')}: {value['same']:,} the same" + (f", {rest}" if rest else ""))
+        if certify:
+            say(f"Certified at seq {value['certificate']:,}.")
+
+    emit(settings, value, render)
+    return many.exit_code(found)
+
+
+def _span_ns(text: str) -> int:
+    found = _SPAN.fullmatch(text.strip())
+    if found is None:
+        raise BadInput(f"--since {text!r:.50} is no span of time.", hint="Write 30min, 12h, 7d or 2w.")
+    return int(found[1]) * _UNITS[found[2]] * NS

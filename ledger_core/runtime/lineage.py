@@ -1,0 +1,71 @@
+"""Lines of forks: what a run shares with its ancestors, read where it stands.
+
+Rules: nothing is copied. A fork names the event that it was forked behind by its seq and hash; what that event and
+those before it say is the beginning of the fork's own history, and is looked up in the ancestor's stream, and its
+ancestor's. Requests of a whole line are tagged under the key of its first run, so that they can be compared. This file
+does not know what the events mean to a journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from ledger_core.errors import Damaged, NotFound
+from ledger_core.events.run import RunCreated
+from ledger_core.events.step import StepCreated
+from ledger_core.log.log import Event, Log
+from ledger_core.run.state import RunState
+from ledger_core.runtime.folds import stream_of
+
+Shared = tuple[Iterable[Event], Iterable[Event]]
+"""Events that a fork shares with its ancestors, and what its ancestor did later."""
+Share = Callable[[RunCreated], Shared]
+
+
+def shared(log: Log, created: RunCreated) -> Shared:
+    """What a fork shares with its ancestors. Raises `Damaged` if the event that it names is another one."""
+    assert created.ancestor is not None
+    assert created.ancestor_event is not None
+    check(log, created)
+    before = history(log, created.ancestor, created.ancestor_event)
+    return before, log.stream(stream_of(created.ancestor), created.ancestor_event)
+
+
+def check(log: Log, created: RunCreated) -> None:
+    """That the event that a fork was made behind is the one that it names. Raises `Damaged`."""
+    try:
+        event = log.event(created.ancestor_seq or 0, contents=False)
+        place = (stream_of(str(created.ancestor)), created.ancestor_event, created.ancestor_hash)
+        same = (event.stream, event.stream_seq, bytes(event.hash)) == place
+    except NotFound:
+        same = False
+    if not same:
+        raise Damaged(
+            f"Run {created.run} was forked from {created.ancestor} behind its event {created.ancestor_event}, and the "
+            f"event at seq {created.ancestor_seq} is another one.",
+            seq=created.ancestor_seq,
+        )
+
+
+def history(log: Log, run_id: str, last: int) -> Iterator[Event]:
+    """What was before the end of a run's event `last`, as its code saw it: its own events, and those it shares.
+
+    A fork's first step is its ancestor's, which goes on. Raises `Damaged`.
+    """
+    forked = False
+    for event in log.stream(stream_of(run_id)):
+        body = event.body
+        if event.stream_seq > last:
+            return
+        if isinstance(body, RunCreated) and body.ancestor is not None:
+            forked = True
+            yield from shared(log, body)[0]
+        elif forked and isinstance(body, StepCreated):
+            forked = False
+        else:
+            yield event
+
+
+def tagger(log: Log, state: RunState) -> Callable[[bytes], bytes] | None:
+    """What makes the tags of a run's requests: the key of the first run of its line; None if that was forgotten."""
+    return log.tagger(stream_of(state.lineage or state.run))
