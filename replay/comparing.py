@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -21,7 +22,7 @@ import attrs
 
 from ledger_core.run import divergence as kinds
 from ledger_core.run.divergence import Difference, Divergence, Kind, differences
-from projections.course import AMOUNTS, Course, Effect
+from projections.course import AMOUNTS, Course, Effect, Outcome
 from replay.alignment import OPS, Aligned, align_courses
 
 Which = Literal["left", "right"]
@@ -82,11 +83,46 @@ class Comparison:
         left, right = self.recorded.events, self.attempted.events
         return {name: {"left": left.get(name, 0), "right": right.get(name, 0)} for name in sorted({*left, *right})}
 
+    def shown(self, around: int) -> Iterator[int | range]:
+        """Numbers of the rows that differ, with as many equal ones around them; else what is left out, as a range."""
+        at = 0
+        for number in sorted(self.at):
+            first = max(number - around, at)
+            first = at if first - at == 1 else first  # to say that one is left out takes as much room
+            if first > at:
+                yield range(at, first)
+            at = min(number + around + 1, len(self.aligned))
+            yield from range(first, at)
+        if len(self.aligned) - at == 1:
+            yield at
+        elif at < len(self.aligned):
+            yield range(at, len(self.aligned))
+
+    def verdict(self) -> str:
+        """What came of it, in one sentence."""
+        left, right = self.recorded, self.attempted
+        names = f"{left.source} and {right.source}"
+        if self.same:
+            whole = (
+                f"{_number(len(left.effects), 'effect')}, and {'one end' if left.status in _ENDED else 'no end yet'}"
+            )
+            return f"{names} are the same: {whole}."
+        said = [f"{number:,} {op}" for op, number in self.counts.items() if number and op != "same"]
+        said = [", ".join(said[:-1]) + " and " + said[-1]] if len(said) > 1 else said
+        beside = [
+            *(["they begin with something else"] if self.begins else []),
+            *([f"{said[0]} of {len(left.effects):,} and {_number(len(right.effects), 'effect')}"] if said else []),
+            *(["the end is another"] if self.ends else []),
+        ]
+        stops = {"left": left, "right": right}.get(self.cut_short or "")
+        last = "" if stops is None else f"; {stops.source} stops before its end ({stops.status})"
+        return f"{names} differ: {'; '.join(beside)}{last}."
+
     def as_json(self, *, every: bool = False) -> dict[str, Any]:
         """The comparison as `--json` prints it; with `every`, all rows, else what differs."""
         left, right = self.recorded, self.attempted
         changed = [(number, row) for number, row in enumerate(self.aligned) if row.op != "same"]
-        both = [(number, row) for number, row in changed if row.left is not None and row.right is not None]
+        both = [(number, row, row.left, row.right) for number, row in changed if row.left and row.right]
         value = {
             "same": self.same,
             "left": _side_json(left),
@@ -94,8 +130,8 @@ class Comparison:
             "cut_short": self.cut_short,
             "divergences": [one.as_json() for one in self.divergences],
             "effects": {"left": len(left.effects), "right": len(right.effects), **self.counts},
-            "requests": self._rows(row for row in both if _asked_otherwise(row[1])),
-            "results": self._rows(row for row in both if _came_otherwise(row[1])),
+            "requests": self._rows((number, row) for number, row, one, other in both if one.asked != other.asked),
+            "results": self._rows((number, row) for number, row, one, other in both if _came(one, other)),
             "state": [attrs.asdict(one) for one in islice(differences(left.state, right.state), MOST)],
             "ledger": self._rows(row for row in changed if any(one.writes for one in _of(row[1]))),
             "approvals": self._rows(row for row in changed if _asks_people(row[1])),
@@ -203,16 +239,15 @@ def _at(left: Effect, **fields: Any) -> Divergence:
 
 def _aspects(left: Effect, right: Effect, *, ended: bool) -> Iterator[tuple[Kind, Iterable[Difference]]]:
     """In what two effects differ, what explains the rest first."""
-    named = attrs.evolve(left, name=right.name).asked == left.asked
     if left.kind != right.kind:
-        called = [(left.kind, right.kind), (left.name, right.name)]
-        yield kinds.OTHER_KIND, _where(("$.kind", *called[0]), ("$.name", *called[1]))
+        yield kinds.OTHER_KIND, _where(("$.kind", left.kind, right.kind), ("$.name", left.name, right.name))
         return
+    named = left.name == right.name or not _name_counts(left.kind)
     if not named:
         yield kinds.OTHER_NAME, _where(("$.name", left.name, right.name))
-    if attrs.evolve(left, name=right.name).asked != right.asked:
-        kind = kinds.OTHER_STATE if left.kind == "patch" else kinds.OTHER_REQUEST
-        yield kind, differences(left.request, right.request)
+    other = islice(differences(left.request, right.request), MOST)
+    if left.asked != right.asked if named else left.request != right.request:
+        yield kinds.OTHER_STATE if left.kind == "patch" else kinds.OTHER_REQUEST, other
     if left.version != right.version:
         yield kinds.OTHER_VERSION, _where(("$.version", left.version, right.version))
     waits = not ended and {left.outcome, right.outcome} & _UNSETTLED
@@ -220,13 +255,33 @@ def _aspects(left: Effect, right: Effect, *, ended: bool) -> Iterator[tuple[Kind
         yield kinds.OTHER_POLICY, _where(("$.policy", left.policy, right.policy))
     if waits:
         return
-    value = right.value if attrs.evolve(left, value=right.value).digest == left.digest else left.value
-    came = (left.outcome, left.error_type) != (right.outcome, right.error_type)
-    if came or attrs.evolve(left, value=right.value).digest != left.digest:
-        fields = [(f"$.{name}", getattr(left, name), getattr(right, name)) for name in ("outcome", "error_type")]
-        yield kinds.OTHER_OUTPUT, [*_where(*fields), *islice(differences(value, right.value, "$.value"), MOST)]
+    if came := _came(left, right):
+        yield kinds.OTHER_OUTPUT, came
     if dict(left.cost) != dict(right.cost):
         yield kinds.OTHER_COST, differences(dict(left.cost), dict(right.cost), "$.cost")
+
+
+def _came(left: Effect, right: Effect) -> list[Difference]:
+    """In what the outcomes of two effects differ."""
+    names = ("outcome", "error_type")
+    found = _where(*((f"$.{name}", getattr(left, name), getattr(right, name)) for name in names))
+    if _value_counts(left.kind, left.outcome) or _value_counts(right.kind, right.outcome):
+        found += islice(differences(left.value, right.value, "$.value"), MOST)
+    return found
+
+
+@cache
+def _name_counts(kind: str) -> bool:
+    """Whether the name of such an effect is its own, and was not minted."""
+    one = Effect(path="", kind=kind, name="a", request=None, outcome="done")
+    return one.asked != attrs.evolve(one, name="b").asked
+
+
+@cache
+def _value_counts(kind: str, outcome: Outcome) -> bool:
+    """Whether what came of such an effect is more than a time, or an id."""
+    one = Effect(path="", kind=kind, name="", request=None, outcome=outcome)
+    return one.digest != attrs.evolve(one, value=0).digest
 
 
 def _where(*fields: tuple[str, Any, Any]) -> list[Difference]:
@@ -356,6 +411,10 @@ def cost_words(cost: Mapping[str, int]) -> str:
     return ", ".join(said) or "no cost"
 
 
+def _number(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     text = text.replace("\n", " ")
@@ -364,18 +423,6 @@ def _short(value: Any) -> str:
 
 def _of(row: Aligned) -> list[Effect]:
     return [one for one in (row.left, row.right) if one is not None]
-
-
-def _asked_otherwise(row: Aligned) -> bool:
-    return row.left is not None and row.right is not None and row.left.asked != row.right.asked
-
-
-def _came_otherwise(row: Aligned) -> bool:
-    left, right = row.left, row.right
-    assert left is not None
-    assert right is not None
-    as_right = {name: getattr(right, name) for name in ("outcome", "value", "error_type")}
-    return attrs.evolve(left, **as_right).digest != left.digest
 
 
 def _asks_people(row: Aligned) -> bool:

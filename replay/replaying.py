@@ -1,4 +1,4 @@
-"""Strict replay: the agent's code runs again, and the record answers for the world.
+"""Replay: the agent's code runs again, and the record answers for the world.
 
 Rules: nothing outside is touched, nothing is spent, nothing is appended. The same machine as recovery, without a pen:
 whatever would have to be live is a divergence. What comes of it is a value. This file does not print.
@@ -16,13 +16,19 @@ from ledger_core.errors import LedgerError, Refused
 from ledger_core.events import Missing
 from ledger_core.run import divergence
 from ledger_core.run.divergence import Divergence, differences
+from ledger_core.run.journal import Journal
 from ledger_core.run.patch import diff, merge
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.effects import normalised
 from ledger_core.runtime.execute import Ended, in_own_thread
-from ledger_core.runtime.lineage import tagger
+from ledger_core.runtime.folds import stream_of
+from ledger_core.runtime.lineage import shared, tagger
 from ledger_core.runtime.recorded import RunRecord
 from ledger_core.runtime.runtime import Runtime
+from projections.course import of_events
+from replay.attempt import course_of
+from replay.comparing import Comparison, compare
+from replay.journals import Aligned
 
 Mode = Literal["strict", "collect"]
 
@@ -66,29 +72,78 @@ class Replay:
 
 
 def replay(runtime: Runtime, run_id: str, agent: AgentSpec, *, mode: Mode = "strict") -> Replay:
-    """Replay a run strictly against an agent's code. Raises `NotFound`, and `Refused` for a forgotten run."""
+    """Replay a run against an agent's code. Raises `NotFound`, and `Refused` for a forgotten run.
+
+    To collect, code that does something else is executed once more, answered as well as the record can: what it does
+    behind the first difference says what that was, an added call, a dropped one, or a moved one.
+    """
     record = RunRecord.read(runtime.log, run_id)
-    tag = tagger(runtime.log, record.state)
-    if tag is None or isinstance(record.initial, Missing):
-        raise Refused(f"What run {run_id} said was forgotten: its code cannot be replayed.", hint="`verify` still can.")
-    execution = runtime.execution(
-        agent, record.state, record.journal, record.initial, tag, None, record.session, set_state=record.set_state
-    )
-    ended = in_own_thread(lambda: asyncio.run(execution.arun()) if agent.is_async else execution.run())
-    found = ended.stopped if ended.stopped is not None else _end(record, ended)
+    found = _first(record, _executed(runtime, record, record.journal, agent))
     complete = record.state.ended
-    if isinstance(found, LedgerError):
-        raise found
     if found is not None and not found.recorded and found.kind is divergence.EXTRA and _broken_off(record):
         found, complete = None, False  # the code wants to go on where the record stops
+    several: tuple[Divergence, ...] = () if found is None else (found,)
+    if found is not None and mode == "collect" and (compared := _compared(runtime, run_id, agent)) is not None:
+        several = compared.divergences or several
     return Replay(
         run_id=run_id,
         effects=len(record.journal.entries),
         complete=complete and found is None,
         same_code=agent.code_digest == record.state.code_digest,
         mode=mode,
-        divergences=() if found is None else (found,),
+        divergences=several,
     )
+
+
+def _executed(runtime: Runtime, record: RunRecord, journal: Journal, agent: AgentSpec) -> Ended:
+    """Execute the code against a journal of the record's; raises `Refused` where its words were forgotten."""
+    tag = tagger(runtime.log, record.state)
+    if tag is None or isinstance(record.initial, Missing):
+        raise Refused(
+            f"What run {record.state.run} said was forgotten: its code cannot be replayed.",
+            hint="`verify` still can.",
+        )
+    execution = runtime.execution(
+        agent,
+        record.state,
+        journal,
+        record.initial,
+        tag,
+        None,
+        record.session,
+        variables=record.variables or {},
+        set_state=record.set_state,
+    )
+    return in_own_thread(lambda: asyncio.run(execution.arun()) if agent.is_async else execution.run())
+
+
+def _first(record: RunRecord, ended: Ended) -> Divergence | None:
+    """The first place where the code did something else; raises what is no divergence."""
+    found = ended.stopped if ended.stopped is not None else _end(record, ended)
+    if isinstance(found, LedgerError):
+        raise found
+    assert found is None or isinstance(found, Divergence)
+    return found
+
+
+def _compared(runtime: Runtime, run_id: str, agent: AgentSpec) -> Comparison | None:
+    """What the code does when it is answered whatever it asks for, held against the record."""
+    record = RunRecord.read(runtime.log, run_id)
+    journal = Aligned(record.journal, record.state.created_ns)
+    ended = _executed(runtime, record, journal, agent)
+    if isinstance(ended.stopped, LedgerError):
+        return None
+    recorded = of_events(runtime.log.stream(stream_of(run_id)), run_id, lambda made: shared(runtime.log, made))
+    number = record.state.step_number
+    mine = tuple(one for one in recorded.effects if _step(one.path) == (number if number > 1 else 0))
+    recorded = attrs.evolve(recorded, effects=mine)
+    code = None if agent.code_digest is None else agent.code_digest.hex()
+    return compare(recorded, course_of(recorded, journal, ended, record.initial, agent.tools, code))
+
+
+def _step(path: str) -> int:
+    """Number of the step that a path is of, 0 for the first."""
+    return int(path[1:].partition("/")[0]) if path.startswith("#") else 0
 
 
 def refold(runtime: Runtime, run_id: str) -> Replay:

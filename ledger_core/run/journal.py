@@ -106,15 +106,18 @@ class Journal(Recording):
         return path in self._given_up and not (live and entry is not None and (entry.writes or entry.holds))
 
     def held_up(self) -> Divergence | None:
-        """The divergence of code that asked for all that is recorded, and does not take the next of it."""
-        if self._released == len(self._order):
+        """The divergence of code that can do no more, and asks for nothing that it could be given next."""
+        if self._released < len(self._order):
+            path, abandoned = self._order[self._released]
+        else:
+            path, abandoned = next((path for path in self.entries if path not in self._requested), ""), False
+        if not path:
             return None
-        path, abandoned = self._order[self._released]
         entry = self.entries.get(path)
-        if entry is None:
-            return None
-        what = f"that it stopped waiting for {entry.intent.words()}" if abandoned else entry.intent.words()
-        return Divergence(kind=divergence.MISSING, path=path, recorded=what, attempted="", seq=entry.seq)
+        words = "an effect" if entry is None else entry.intent.words()
+        what = f"that it stopped waiting for {words}" if abandoned else words
+        seq = None if entry is None else entry.seq
+        return Divergence(kind=divergence.MISSING, path=path, recorded=what, attempted="", seq=seq)
 
     @property
     def given_up(self) -> Container[str]:
@@ -135,18 +138,18 @@ class Journal(Recording):
 
     def stuck(self, *, ended: bool) -> Divergence | None:
         """The divergence of code that can do no more: it asked for what is not recorded, or `ended` too early."""
-        if self.exhausted or not (self._ahead or ended):
+        ahead = next((one for one in self._ahead if one.path not in self._given_up), None)
+        if self.exhausted or not (ahead or ended):
             return None
         missing = next((entry for path, entry in self.entries.items() if path not in self._requested), None)
-        if self._ahead:
-            extra = self._ahead[0]
+        if ahead is not None:
             return Divergence(
                 kind=divergence.EXTRA,
-                path=extra.path,
+                path=ahead.path,
                 recorded=f"{missing.intent.words()} at effect {missing.intent.path}" if missing else "",
-                attempted=extra.words(),
+                attempted=ahead.words(),
                 seq=missing.seq if missing else None,
-                line=extra.line,
+                line=ahead.line,
             )
         if missing is None:
             return None

@@ -91,6 +91,8 @@ class AsyncDriver:
         self._seen: list[Any] = []
         self._passes = 0
         self._stuck_since = 0.0
+        self._doubts = 0
+        """How often in a row the code was found to have diverged: what was released may still be on its way to it."""
 
     async def turn(self, intent: Intent) -> Entry | None:
         if self.closed:
@@ -99,6 +101,7 @@ class AsyncDriver:
             return None
         if self._recorder is not None:
             self._listen()
+        self._doubts = 0
         waiter = self._waiting[intent.path] = self._loop.create_future()
         self._pump_soon()
         entry: Entry | None = await waiter
@@ -377,20 +380,23 @@ class AsyncDriver:
     def _release(self) -> bool:
         """Give the code the next thing it may have; False if there is nothing that it could be given now."""
         if (entry := self.journal.release(self._waiting)) is not None:
-            self._stuck_since = 0.0
+            self._stuck_since, self._doubts = 0.0, 0
             waiter = self._waiting.pop(entry.intent.path, None)
             if waiter is not None and not waiter.done():
                 waiter.set_result(entry)
             return True
         if not self.journal.exhausted:
             found = self.journal.stuck(ended=False)
-            if found is None and self.journal.all_requested and len(self._waiting) == len(self._working):
+            if found is None and len(self._waiting) == len(self._working):
                 found = self.journal.held_up()
             if found is not None:
                 self._stuck_since = self._stuck_since or self._loop.time()
                 others = self._awaits_others() or _has_timers(self._loop, self._tasks)
                 if others and self._loop.time() - self._stuck_since < _GRACE:
                     self._loop.call_later(_PATIENCE, self._pump_soon, context=self._context)
+                elif self._doubts < _PASSES:
+                    self._doubts += 1
+                    return True
                 else:
                     self.stop(found)
             return False
