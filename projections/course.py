@@ -168,7 +168,11 @@ class Course:
     def as_json(self) -> dict[str, Any]:
         """The course as `--save` writes it, and `of_json` reads it."""
         effects = [
-            {name: value for name, value in attrs.asdict(one).items() if value not in (None, {}, False)}
+            {
+                name: value
+                for name, value in attrs.asdict(one).items()
+                if value is not None and (value or name not in ("writes", "cost"))
+            }
             for one in self.effects
         ]
         return {"schema": SCHEMA, **attrs.asdict(self, recurse=False), "effects": effects, "events": dict(self.events)}

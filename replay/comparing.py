@@ -11,6 +11,7 @@ This file does not know files, terminals, or what is folded for a person's eyes.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -82,6 +83,16 @@ class Comparison:
         """Number of their events, by type."""
         left, right = self.recorded.events, self.attempted.events
         return {name: {"left": left.get(name, 0), "right": right.get(name, 0)} for name in sorted({*left, *right})}
+
+    def state(self) -> Iterator[Difference]:
+        """In what their states at the end differ, where that is not told as a divergence already."""
+        if any(one.kind is kinds.OTHER_STATE for one in self.ends):
+            return
+        begun = () if self.begins is None else self.begins.differences
+        told = {(one.at.replace("$.initial_state", "$", 1), repr(one.recorded), repr(one.attempted)) for one in begun}
+        for one in differences(self.recorded.state, self.attempted.state):
+            if (one.at, repr(one.recorded), repr(one.attempted)) not in told:
+                yield one
 
     def shown(self, around: int) -> Iterator[int | range]:
         """Numbers of the rows that differ, with as many equal ones around them; else what is left out, as a range."""
@@ -416,7 +427,7 @@ def _number(number: int, thing: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = text.replace("\n", " ")
     return text if len(text) <= _SHORT else text[: _SHORT - 1] + "…"
 

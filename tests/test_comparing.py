@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentledger import Runtime, agent, tool
-from projections.course import Course, Effect
+from projections.course import Course, Effect, of_json
 from replay.comparing import compare
 from replay.sides import of_run
 
@@ -366,3 +366,12 @@ def test_a_hundred_thousand_effects_compare():
     assert len(compare(left, right).divergences) == 10
     other = course(*(call(number, f"x{number}", name="other") for number in range(1, 100_001)))
     assert compare(left, other).counts["changed"] == 100_000
+
+
+def test_a_course_comes_back_from_its_text():
+    """What is nothing to Python is something to a run: 0, false, an empty text and an empty request stay what they are."""
+    for value in (0, 0.0, False, "", [], {}, None):
+        one = Effect(path="1", kind="tool", name="t", request={}, outcome="done", value=value)
+        course = attrs.evolve(with_(one), output=value)
+        again = of_json(json.loads(json.dumps(course.as_json())), "a file")
+        assert (again.effects, again.digest) == (course.effects, course.digest)
