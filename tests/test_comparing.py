@@ -369,7 +369,7 @@ def test_a_hundred_thousand_effects_compare():
 
 
 def test_a_course_comes_back_from_its_text():
-    """What is nothing to Python is something to a run: 0, false, an empty text and an empty request stay what they are."""
+    """What is nothing to Python is something to a run: 0, false, an empty text, an empty request stay what they are."""
     for value in (0, 0.0, False, "", [], {}, None):
         one = Effect(path="1", kind="tool", name="t", request={}, outcome="done", value=value)
         course = attrs.evolve(with_(one), output=value)
