@@ -67,10 +67,7 @@ class Asked:
 
 
 class Aligned(Journal):
-    """A journal that answers whatever the code asks for, as well as the record can.
-
-    With `exact`, an outside write is answered by the record only where it is the very same request.
-    """
+    """A journal that answers whatever the code asks for, as well as the record can."""
 
     def __init__(self, journal: Journal, begun_ns: int) -> None:
         vars(self).update(vars(journal))
