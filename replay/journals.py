@@ -1,26 +1,22 @@
-"""Journals for replay: one that notes what the code asks for, and one that answers whatever it asks for.
+"""A journal for replay that goes on where the code does something else, and notes all that it asks for.
 
-Rules: nothing is live. `Watched` is the journal of recovery, which stops at the first difference; it sees one thing
-more, that a tool declares another version. `Aligned` goes on: what the code asks for is answered by the recorded effect
-that it most likely is, each used once; where there is none, by an assumption, which is noted. Recorded outcomes are
-released in their recorded order as far as the code asks for them. What of it was a divergence is nobody's question
-here: who compares what was done with what was recorded (`comparing`) says it.
+Rules: nothing is live. What the code asks for is answered by the recorded effect that it most likely is, each used
+once; where there is none, by an assumption, which is noted. Recorded outcomes are released in their recorded order as
+far as the code asks for them. What of it was a divergence is nobody's question here: who compares what was done with
+what was recorded (`comparing`) says it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Final
 
 import attrs
 
-from ledger_core.run import divergence
-from ledger_core.run.divergence import Difference, Divergence
+from ledger_core.run.divergence import Divergence
 from ledger_core.run.journal import Entry, Intent, Journal, Standing
 
-Version = Callable[[str], str | None]
-"""The version that a tool declares today; None for one that is not known."""
 _ASSUMED: Final[dict[str, Any]] = {
     "model": {"role": "assistant", "content": ""},
     "approval": {"approved": False, "by": "", "reason": "nobody was asked: this is a replay"},
@@ -29,31 +25,6 @@ _ASSUMED: Final[dict[str, Any]] = {
     "child": "run_not_recorded",
 }
 """What the code is given where nothing like it is recorded; else None."""
-
-
-class Watched(Journal):
-    """A journal that notes what the code asks for, and stops at a tool of another version."""
-
-    def __init__(self, journal: Journal, version: Version) -> None:
-        vars(self).update(vars(journal))
-        self._version = version
-
-    def request(self, intent: Intent) -> Entry | Divergence | None:
-        found = super().request(intent)
-        if not isinstance(found, Entry) or found.version is None:
-            return found
-        now = self._version(intent.name)
-        if now is None or now == found.version:
-            return found
-        return Divergence(
-            kind=divergence.OTHER_VERSION,
-            path=intent.path,
-            recorded=intent.words(),
-            attempted=intent.words(),
-            seq=found.seq,
-            differences=(Difference(at="$.version", recorded=found.version, attempted=now),),
-            line=intent.line,
-        )
 
 
 @attrs.define
