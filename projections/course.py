@@ -37,7 +37,8 @@ from ledger_core.run.state import RunState
 from ledger_core.runtime.lineage import Share
 from projections.wire import plain
 
-Outcome = Literal["done", "failed", "open", "in doubt", "given up"]
+Outcome = Literal["done", "failed", "open", "in doubt", "given up", "assumed"]
+"""What came of an effect; `assumed` where code was answered with what is not on record."""
 SCHEMA: Final = "agentledger.course.v1"
 _PLACE: Final = re.compile(r"(\d+)(.*)", re.DOTALL)
 _OUTCOMES: Final[dict[Standing, Outcome]] = {
@@ -104,7 +105,7 @@ class Effect:
     def digest(self) -> bytes:
         """Digest of all that the effect logically is."""
         value = None if self.kind in _READ_ANEW and self.outcome == "done" else self.value
-        if self.outcome in ("open", "given up", "in doubt"):
+        if self.outcome in ("open", "given up", "in doubt", "assumed"):
             value = None
         came = [self.outcome, value, self.error_type, self.policy, self.version, dict(sorted(self.cost.items()))]
         return chain.course_digest(self.asked + _bytes(came))

@@ -60,7 +60,7 @@ def _end(ended: Ended, initial: Any) -> dict[str, Any]:
 def _effect(path: str, asked: Asked, stood: Effect | None, tools: Mapping[str, ToolSpec], *, gone: bool) -> Effect:
     intent, entry = asked.intent, asked.entry
     spec = tools.get(intent.name) if intent.kind == "tool" else None
-    settled = entry.final and not gone
+    settled = entry.final and not gone and asked.exact
     if stood is not None and stood.outcome == "given up" and not settled:
         gone = True
     return Effect(
@@ -68,13 +68,13 @@ def _effect(path: str, asked: Asked, stood: Effect | None, tools: Mapping[str, T
         kind=intent.kind,
         name=intent.name,
         request=_REQUESTS.get(intent.kind, request_of)(intent),
-        outcome="given up" if gone else _outcome(entry),
+        outcome="given up" if gone else _outcome(entry) if asked.exact else "assumed",
         value=plain(entry.value) if settled and intent.kind not in _SILENT else None,
         error_type=entry.error_type if settled else None,
-        policy=None if stood is None else stood.policy,
+        policy=stood.policy if stood is not None and asked.exact else None,
         version=spec.version if spec is not None else None if stood is None else stood.version,
         writes=spec.side_effect == "external_write" if spec is not None else bool(stood and stood.writes),
-        cost={} if stood is None else stood.cost,
+        cost=stood.cost if stood is not None and asked.exact else {},
         line=intent.line,
     )
 

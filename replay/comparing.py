@@ -33,7 +33,8 @@ _UNSETTLED: Final = frozenset(("open", "in doubt"))
 _ENDED: Final = frozenset(("completed", "failed", "cancelled"))
 _WHOLE: Final = frozenset(("completed", "failed"))
 """Statuses of runs whose code came to its end."""
-_STOPS: Final = "nothing: the record stops there"
+STOPS: Final = "nothing: the record stops there"
+"""What is said to be recorded of an effect behind the end of a record that is not whole."""
 _SHORT: Final = 60
 
 
@@ -226,21 +227,21 @@ def _of_row(row: Aligned, line: str | None, *, stopped: bool, ended: bool) -> Di
         return None
     if left is None:
         assert right is not None
-        nothing = _STOPS if stopped else ""
+        nothing = STOPS if stopped else ""
         return Divergence(kind=kinds.EXTRA, path=right.path, recorded=nothing, attempted=right.words(), line=right.line)
     if right is None:
-        nothing = _STOPS if stopped else ""
+        nothing = STOPS if stopped else ""
         return _at(left, kind=kinds.MISSING, recorded=left.words(), attempted=nothing, line=line)
     aspects = list(_aspects(left, right, ended=ended))
     details = tuple(islice((one for _, found in aspects for one in found), MOST))
     if row.op == "moved":
         was, now = f"{left.words()} at {left.path}", f"{right.words()} at {right.path}"
-        kind = kinds.OTHER_ORDER
-    elif aspects:
-        kind = aspects[0][0]
-        was, now = _said(left, kind), _said(right, kind)
-    else:
+        fields = {"kind": kinds.OTHER_ORDER, "line": line or right.line}
+        return _at(left, recorded=was, attempted=now, differences=details, **fields)
+    if not aspects:
         return None
+    kind = aspects[0][0]
+    was, now = _said(left, kind), _said(right, kind)
     return _at(left, kind=kind, recorded=was, attempted=now, differences=details, line=right.line)
 
 
@@ -261,6 +262,8 @@ def _aspects(left: Effect, right: Effect, *, ended: bool) -> Iterator[tuple[Kind
         yield kinds.OTHER_STATE if left.kind == "patch" else kinds.OTHER_REQUEST, other
     if left.version != right.version:
         yield kinds.OTHER_VERSION, _where(("$.version", left.version, right.version))
+    if "assumed" in (left.outcome, right.outcome):
+        return  # nobody knows what would have come of it
     waits = not ended and {left.outcome, right.outcome} & _UNSETTLED
     if left.policy != right.policy and not (waits and None in (left.policy, right.policy)):
         yield kinds.OTHER_POLICY, _where(("$.policy", left.policy, right.policy))

@@ -1,22 +1,28 @@
-"""A journal for replay that goes on where the code does something else, and notes all that it asks for.
+"""Journals for replay: one that notes what the code asks for, and one that answers whatever it asks for.
 
-Rules: nothing is live. What the code asks for is answered by the recorded effect that it most likely is, each used
-once; where there is none, by an assumption, which is noted. Recorded outcomes are released in their recorded order as
-far as the code asks for them. What of it was a divergence is nobody's question here: who compares what was done with
-what was recorded (`comparing`) says it.
+Rules: nothing is live. `Watched` is the journal of recovery, which stops at the first difference; it sees one thing
+more, that a tool declares another version. `Aligned` goes on: what the code asks for is answered by the recorded effect
+that it most likely is, each used once; where there is none, by an assumption, which is noted. Recorded outcomes are
+released in their recorded order as far as the code asks for them. What of it was a divergence is nobody's question
+here: who compares what was done with what was recorded (`comparing`) says it.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Final
 
 import attrs
 
-from ledger_core.run.divergence import Divergence
+from ledger_core.run import divergence
+from ledger_core.run.divergence import Difference, Divergence
 from ledger_core.run.journal import Entry, Intent, Journal, Standing
 
+Version = Callable[[str], str | None]
+"""The version that a tool declares today; None for one that is not known."""
+_MORE: Final = 1000
+"""Effects beyond twice the recorded ones, behind which code that never ends is stopped."""
 _ASSUMED: Final[dict[str, Any]] = {
     "model": {"role": "assistant", "content": ""},
     "approval": {"approved": False, "by": "", "reason": "nobody was asked: this is a replay"},
@@ -27,6 +33,31 @@ _ASSUMED: Final[dict[str, Any]] = {
 """What the code is given where nothing like it is recorded; else None."""
 
 
+class Watched(Journal):
+    """A journal that notes what the code asks for, and stops at a tool of another version."""
+
+    def __init__(self, journal: Journal, version: Version) -> None:
+        vars(self).update(vars(journal))
+        self._version = version
+
+    def request(self, intent: Intent) -> Entry | Divergence | None:
+        found = super().request(intent)
+        if not isinstance(found, Entry) or found.version is None:
+            return found
+        now = self._version(intent.name)
+        if now is None or now == found.version:
+            return found
+        return Divergence(
+            kind=divergence.OTHER_VERSION,
+            path=intent.path,
+            recorded=intent.words(),
+            attempted=intent.words(),
+            seq=found.seq,
+            differences=(Difference(at="$.version", recorded=found.version, attempted=now),),
+            line=intent.line,
+        )
+
+
 @attrs.define
 class Asked:
     """Something that the code asked for, and what it was answered with."""
@@ -35,6 +66,8 @@ class Asked:
     entry: Entry
     path: str | None
     """Of the recorded effect that answered it; None for an assumption."""
+    exact: bool
+    """Whether that was the very same request."""
 
 
 class Aligned(Journal):
@@ -46,64 +79,75 @@ class Aligned(Journal):
         self.asked: dict[str, Asked] = {}
         """By the path at which it was asked for, in the order of asking."""
         self._claimed: set[str] = set()
-        self._alike: dict[Any, list[str]] = defaultdict(list)
+        """Recorded paths that answered the very request that they are of."""
+        self._lent: set[str] = set()
+        """Recorded paths that answered anything: the very request of one that answered another may still come."""
+        self._alike: dict[Any, deque[str]] = defaultdict(deque)
         """Recorded paths by what was asked for, and by its scope too, in the order of the record."""
+        self._answers_to: dict[Any, str] = {}
+        self._latest: dict[tuple[str, str], Any] = {}
+        """Values of the last recorded calls, by kind and name."""
         self._positions = {path: place for place, (path, gone) in enumerate(self._order) if not gone}
-        self._given: set[str] = set()
+        self._pending: dict[str, Asked] = {}
         self._last = -1.0
         known = {**self._written, **self.entries}
         for path, entry in known.items():
             if entry.intent.kind != "chunk":
                 for key in _keys(entry.intent, path):
                     self._alike[key].append(path)
+                self._answers_to.setdefault(_key(entry.intent), path)
+                if entry.standing is Standing.DONE:
+                    self._latest[entry.intent.kind, entry.intent.name] = entry.value
         self._known = known
 
     def request(self, intent: Intent) -> Entry | Divergence | None:
         if intent.kind == "chunk":
             return self.entries[intent.path]
+        if len(self.asked) > 2 * len(self._known) + _MORE:
+            return self.beyond(intent)
         path = self._claim(intent)
-        if path is None:
-            entry = self._assumed(intent)
-        else:
-            self._claimed.add(path)
-            entry = attrs.evolve(self._known[path], intent=intent)
-        self.asked[intent.path] = Asked(intent, entry, path)
+        entry = self._assumed(intent) if path is None else attrs.evolve(self._known[path], intent=intent)
+        exact = path is not None and _key(self._known[path].intent) == _key(intent)
+        self.asked[intent.path] = self._pending[intent.path] = Asked(intent, entry, path, exact)
         return entry
 
     def _claim(self, intent: Intent) -> str | None:
         """The recorded effect that this most likely is: the same request, here or next; else the same call."""
+        scope, exact, called = _scope(intent.path), _key(intent), (intent.kind, intent.name)
         here = self._known.get(intent.path)
-        exact, called = _key(intent), (intent.kind, intent.name)
-        free = here is not None and intent.path not in self._claimed
-        if free and here is not None and _key(here.intent) == exact:
-            return intent.path
-        scope = _scope(intent.path)
-        for key in ((scope, exact), exact):
-            if (found := self._next(key)) is not None:
-                return found
-        if free and here is not None and (here.intent.kind, here.intent.name) == called:
-            return intent.path
-        if (found := self._next((scope, called))) is not None:
+        if here is not None and intent.path not in self._claimed and _key(here.intent) == exact:
+            found: str | None = intent.path
+        else:
+            found = self._next((scope, exact), self._claimed) or self._next(exact, self._claimed)
+        if found is not None:
+            self._claimed.add(found)
+            self._lent.add(found)
             return found
-        return next(iter(self._alike.get(exact, ())), None)  # once more, what the same request was answered with
+        if here is not None and intent.path not in self._lent and (here.intent.kind, here.intent.name) == called:
+            found = intent.path
+        else:
+            found = self._next((scope, called), self._lent)
+        if found is not None:
+            self._lent.add(found)
+            return found
+        return self._answers_to.get(exact)  # once more, what the same request was answered with
 
-    def _next(self, key: Any) -> str | None:
-        """The first of those that are alike and not claimed yet."""
+    def _next(self, key: Any, taken: set[str]) -> str | None:
+        """The first of those that are alike and not taken yet."""
         paths = self._alike.get(key)
-        while paths and paths[0] in self._claimed:
-            paths = self._alike[key] = paths[1:]
+        while paths and paths[0] in taken:
+            paths.popleft()
         return paths[0] if paths else None
 
     def _assumed(self, intent: Intent) -> Entry:
-        """An answer that is not recorded: of the last call like it, or nothing."""
-        value = _ASSUMED.get(intent.kind)
-        if intent.kind == "now":
-            value = self._begun_ns
-        for path in reversed(self._alike.get((intent.kind, intent.name), ())):
-            entry = self._known[path]
-            if entry.standing is Standing.DONE:
-                value = entry.value
-                break
+        """An answer that is not recorded: of the last call like it, of what stands there, or nothing."""
+        here = self._known.get(intent.path)
+        if (intent.kind, intent.name) in self._latest:
+            value = self._latest[intent.kind, intent.name]
+        elif here is not None and here.intent.kind == intent.kind and here.standing is Standing.DONE:
+            value = here.value  # of another name: it may have been renamed
+        else:
+            value = self._begun_ns if intent.kind == "now" else _ASSUMED.get(intent.kind)
         return Entry(intent=intent, seq=0, standing=Standing.DONE, value=value)
 
     def knows(self, path: str) -> bool:
@@ -128,14 +172,14 @@ class Aligned(Journal):
     def release(self, waiting: Container[str] | None = None) -> Entry | None:
         best: tuple[float, int] | None = None
         found: Entry | None = None
-        for place, (path, asked) in enumerate(self.asked.items()):
-            if path in self._given or not asked.entry.final or (waiting is not None and path not in waiting):
+        for place, (path, asked) in enumerate(self._pending.items()):
+            if not asked.entry.final or (waiting is not None and path not in waiting):
                 continue
             rank = (self._rank(asked), place)
             if best is None or rank < best:
                 best, found = rank, asked.entry
         if found is not None and best is not None:
-            self._given.add(found.intent.path)
+            del self._pending[found.intent.path]
             self._last = max(self._last, best[0] if best[0] < _LATE else self._last)
         return found
 
@@ -166,7 +210,7 @@ def _key(intent: Intent) -> Any:
 
 def _keys(intent: Intent, path: str) -> Iterable[Any]:
     scope, exact, called = _scope(path), _key(intent), (intent.kind, intent.name)
-    return ((scope, exact), exact, (scope, called), called)
+    return ((scope, exact), exact, (scope, called))
 
 
 def _scope(path: str) -> str:

@@ -27,8 +27,8 @@ from ledger_core.runtime.recorded import RunRecord
 from ledger_core.runtime.runtime import Runtime
 from projections.course import of_events
 from replay.attempt import course_of
-from replay.comparing import Comparison, compare
-from replay.journals import Aligned
+from replay.comparing import STOPS, Comparison, compare
+from replay.journals import Aligned, Version, Watched
 
 Mode = Literal["strict", "collect"]
 
@@ -74,24 +74,25 @@ class Replay:
 def replay(runtime: Runtime, run_id: str, agent: AgentSpec, *, mode: Mode = "strict") -> Replay:
     """Replay a run against an agent's code. Raises `NotFound`, and `Refused` for a forgotten run.
 
-    To collect, code that does something else is executed once more, answered as well as the record can: what it does
+    Where the code does something else, it is executed once more, answered as well as the record can: what it does
     behind the first difference says what that was, an added call, a dropped one, or a moved one.
     """
     record = RunRecord.read(runtime.log, run_id)
-    found = _first(record, _executed(runtime, record, record.journal, agent))
+    journal = Watched(record.journal, _version(agent))
+    found = _first(record, _executed(runtime, record, journal, agent))
     complete = record.state.ended
     if found is not None and not found.recorded and found.kind is divergence.EXTRA and _broken_off(record):
         found, complete = None, False  # the code wants to go on where the record stops
-    several: tuple[Divergence, ...] = () if found is None else (found,)
-    if found is not None and mode == "collect" and (compared := _compared(runtime, run_id, agent)) is not None:
-        several = compared.divergences or several
+    compared = None if found is None else _compared(runtime, run_id, agent)
+    several = () if found is None or compared is None else compared.divergences
+    several = tuple(one for one in several if one.recorded != STOPS) or (() if found is None else (found,))
     return Replay(
         run_id=run_id,
         effects=len(record.journal.entries),
         complete=complete and found is None,
         same_code=agent.code_digest == record.state.code_digest,
         mode=mode,
-        divergences=several,
+        divergences=tuple(several[:1] if mode == "strict" else several),
     )
 
 
@@ -144,6 +145,10 @@ def _compared(runtime: Runtime, run_id: str, agent: AgentSpec) -> Comparison | N
 def _step(path: str) -> int:
     """Number of the step that a path is of, 0 for the first."""
     return int(path[1:].partition("/")[0]) if path.startswith("#") else 0
+
+
+def _version(agent: AgentSpec) -> Version:
+    return lambda name: agent.tools[name].version if name in agent.tools else None
 
 
 def refold(runtime: Runtime, run_id: str) -> Replay:

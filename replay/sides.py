@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import attrs
 
@@ -33,7 +33,7 @@ _FILES: Final = (".json", ".html")
 _DEEPEST: Final = 100
 """Levels of a document that somebody wrote; one that was recorded has at most 64."""
 _HINT: Final = "Make one: agentledger evidence RUN --out FILE, or agentledger replay RUN --save FILE"
-_OUTCOMES: Final = frozenset(("done", "failed", "open", "in doubt", "given up"))
+_OUTCOMES: Final = frozenset(get_args(course.Outcome))
 _TEXT: Final = (str,)
 _TEXT_OR_NOT: Final = (str, type(None))
 _NUMBER_OR_NOT: Final = (int, type(None))

@@ -47,6 +47,10 @@ model = lambda request: {"content": "yes"}
 
 def before(ctx):
     ctx.call_tool("write", text="first")
+    return _rest(ctx)
+
+
+def _rest(ctx):
     ctx.write_state_patch("k", 1)
     ctx.call_model({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
     ctx.call_tool("other", text="x")
@@ -60,14 +64,17 @@ def missing(ctx):
 
 def other_kind(ctx):
     ctx.call_model({"model": "m", "messages": []})  # AL103
+    return _rest(ctx)
 
 
 def other_name(ctx):
     ctx.call_tool("other", text="first")  # AL104
+    return _rest(ctx)
 
 
 def other_request(ctx):
     ctx.call_tool("write", text="changed")  # AL105
+    return _rest(ctx)
 
 
 def other_state(ctx):

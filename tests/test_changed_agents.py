@@ -2,9 +2,6 @@
 
 `fixtures/agents/changes` has two originals and a file for each change. The changed line says the code that it is to be
 found by; where a call was dropped, the line is that of what the code does in its place.
-
-These are not collected yet: they ask of strict replay that it names a change by what the code does behind it (AL106, a
-dropped call, a tool's version), and of collecting that it finds all of it. What is met of that is in issue 6.
 """
 
 from __future__ import annotations
@@ -54,6 +51,7 @@ def _fields(*names: str) -> frozenset[str]:
 
 
 PAGE, REPLY, HISTORY, QUEUE = "tool people.page", "tool tickets.reply", "tool tickets.history", "tool tickets.queue"
+RESULT = 'a result: {"sort": "bug", "desk": "desk 7", "kept": "draft", "ok": tr…'
 LARGE, PROMPT = "model large", _fields("$.messages[0].content")
 FOUND: dict[str, Change] = {
     "added_call": Change("AL102", "12", "", QUEUE),
@@ -61,26 +59,30 @@ FOUND: dict[str, Change] = {
     "added_in_a_task": Change("AL102", "said.1/3", "", HISTORY, besides=("said.2/3",)),
     "added_last_call": Change("AL102", "15", "", QUEUE),
     "an_argument_more": Change("AL105", "3", "model small", "model small", _fields("$.parameters.seed")),
-    "an_error_at_the_end": Change("AL108", "end", "a result", "AssertionError: it was in order", line=False),
+    "an_error_at_the_end": Change("AL108", "end", RESULT, "AssertionError: it was in order", line=False),
     "another_argument": Change("AL105", "12", REPLY, REPLY, _fields("$.arguments.text")),
     "another_argument_in_a_task": Change(
         "AL105", "said.1/2", HISTORY, HISTORY, _fields("$.arguments.number"), besides=("said.2/2",)
     ),
     "another_artifact": Change("AL105", "11", "artifact agentledger.artifact.v0"),
     "another_kind_in_a_row": Change("AL103", "10", PAGE, "model small"),
-    "another_model": Change("AL104", "10", LARGE, "model larger", _fields("$.model")),
+    "another_model": Change("AL104", "10", LARGE, "model larger", _fields("$.name", "$.model")),
     "another_parameter": Change("AL105", "3", "model small", "model small", _fields("$.parameters.temperature")),
     "another_pause": Change("AL105", "9", "sleep", "sleep", _fields("$.seconds")),
     "another_prompt": Change("AL105", "10", LARGE, LARGE, PROMPT),
     "another_prompt_in_a_row": Change("AL105", "12", LARGE, LARGE, PROMPT),
-    "another_return_value": Change("AL108", "end", "its output", "another", _fields("$.sort"), line=False),
-    "another_return_value_in_a_row": Change("AL108", "end", "its output", "another", _fields("$.sort"), line=False),
+    "another_return_value": Change(
+        "AL108", "end", RESULT, RESULT.replace("bug", "BUG"), _fields("$.output.sort"), line=False
+    ),
+    "another_return_value_in_a_row": Change(
+        "AL108", "end", RESULT, RESULT.replace("bug", "BUG"), _fields("$.output.sort"), line=False
+    ),
     "another_state_key": Change("AL107", "4", "patch", "patch", _fields("$.sort", "$.kind"), besides=("end",)),
     "another_state_key_in_a_row": Change("AL107", "4", "patch", "patch", _fields("$.sort", "$.kind"), besides=("end",)),
     "another_state_value": Change("AL107", "13", "patch", "patch", _fields("$.answered"), besides=("end",)),
     "another_system_prompt": Change("AL105", "3", "model small", "model small", PROMPT),
-    "another_tool_version": Change("AL111", "8", PAGE),
-    "another_tool_version_in_a_row": Change("AL111", "10", PAGE),
+    "another_tool_version": Change("AL111", "8", f"{PAGE}, version 1", f"{PAGE}, version 2"),
+    "another_tool_version_in_a_row": Change("AL111", "10", f"{PAGE}, version 1", f"{PAGE}, version 2"),
     "branch_not_taken": Change("AL101", "8", PAGE),
     "branch_taken": Change("AL102", "9", "", QUEUE),
     "branch_to_another": Change("AL104", "8", PAGE, QUEUE),
@@ -92,14 +94,20 @@ FOUND: dict[str, Change] = {
     "dropped_in_a_row": Change("AL101", "10", PAGE),
     "dropped_in_a_task": Change("AL101", "said.1/2", HISTORY, besides=("said.2/2",), line=False),
     "dropped_last_call": Change("AL101", "14", "now", "", line=False),
-    "longer_loop_in_a_row": Change("AL102", "9", "", HISTORY),
+    "longer_loop_in_a_row": Change("AL102", "9", "", HISTORY, besides=("15",)),
     "renamed_capture": Change("AL104", "7", "capture desk", "capture place"),
     "renamed_to_nothing": Change("AL104", "12", REPLY, "tool tickets.respond"),
     "renamed_tool": Change("AL104", "12", REPLY, "tool tickets.answer"),
-    "swapped_calls": Change("AL106", "12", REPLY, "patch", besides=("13",)),
-    "swapped_in_a_gather": Change("AL106", "5", "tool customers.find", "tool tickets.search", besides=("6",)),
-    "swapped_in_a_row": Change("AL106", "5", "tool customers.find", "tool tickets.search", besides=("6",)),
-    "swapped_in_a_task": Change("AL106", "said.1/1", HISTORY, HISTORY, besides=("said.1/2", "said.2/1", "said.2/2")),
+    "swapped_calls": Change("AL106", "12", f"{REPLY} at 12", f"{REPLY} at 13", besides=("13",)),
+    "swapped_in_a_gather": Change("AL106", "5", "tool customers.find at 5", "tool customers.find at 6", besides=("6",)),
+    "swapped_in_a_row": Change("AL106", "5", "tool customers.find at 5", "tool customers.find at 6", besides=("6",)),
+    "swapped_in_a_task": Change(
+        "AL106",
+        "said.1/1",
+        f"{HISTORY} at said.1/1",
+        f"{HISTORY} at said.1/2",
+        besides=("said.1/2", "said.2/1", "said.2/2"),
+    ),
 }
 """All changes but one: what `unsorted_set` is to be found by depends on the process."""
 
