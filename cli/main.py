@@ -20,6 +20,7 @@ try:
 
     from cli.commands import (
         budget,
+        compare,
         contract,
         demo,
         evidence,
@@ -82,6 +83,8 @@ GROUPS: dict[str, Sequence[click.Command]] = {
     "Prove": (
         prove.verify,
         replaying.replay,
+        compare.diff,
+        compare.divergence,
         evidence.evidence,
         evidence.evidence_check,
         gates.corpus,

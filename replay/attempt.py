@@ -14,8 +14,7 @@ import attrs
 from ledger_core import codec
 from ledger_core.errors import LedgerError
 from ledger_core.governance.tool import ToolSpec
-from ledger_core.run.entry import Entry, Intent
-from ledger_core.run.journal import Standing
+from ledger_core.run.entry import Intent
 from ledger_core.run.patch import diff, merge
 from ledger_core.runtime.effect import normalised
 from ledger_core.runtime.execute import Ended
@@ -23,24 +22,20 @@ from projections.course import Course, Effect, artifact_request, cost_request, r
 from projections.wire import plain
 from replay.journals import Aligned, Asked
 
-_SILENT = frozenset(("patch", "cost", "artifact"))
 
-
-def course_of(
-    recorded: Course, journal: Aligned, ended: Ended, initial: Any, tools: Mapping[str, ToolSpec], code: str | None
-) -> Course:
-    """The course of an execution against `journal`, whose step began with the state document `initial`."""
+def effects_of(recorded: Course, journal: Aligned, tools: Mapping[str, ToolSpec]) -> list[Effect]:
+    """What code asked for that was executed against `journal`, in that order."""
     known = {one.path: one for one in recorded.effects}
-    effects = tuple(
-        _effect(path, asked, known.get(asked.path or ""), tools, gone=path in journal.given_up)
-        for path, asked in journal.asked.items()
-    )
-    return attrs.evolve(
-        recorded, source="the code of today", code_digest=code, effects=effects, events={}, **_end(ended, initial)
-    )
+    asked = [
+        _effect(path, one, known.get(one.path or ""), tools, gone=path in journal.given_up)
+        for path, one in journal.asked.items()
+        if one.path is not None or not journal.was_given_up(path)  # else it was given up before anything was recorded
+    ]
+    return asked + [known[path] for path in journal.left_out()]
 
 
-def _end(ended: Ended, initial: Any) -> dict[str, Any]:
+def end_of(ended: Ended, initial: Any) -> dict[str, Any]:
+    """How code ended whose step began with the state document `initial`, as a course says it."""
     error = ended.error
     if error is None and ended.stopped is None:
         try:
@@ -60,31 +55,35 @@ def _end(ended: Ended, initial: Any) -> dict[str, Any]:
 def _effect(path: str, asked: Asked, stood: Effect | None, tools: Mapping[str, ToolSpec], *, gone: bool) -> Effect:
     intent, entry = asked.intent, asked.entry
     spec = tools.get(intent.name) if intent.kind == "tool" else None
-    settled = entry.final and not gone and asked.exact
-    if stood is not None and stood.outcome == "given up" and not settled:
+    if stood is not None and stood.outcome == "given up" and not entry.final:
         gone = True
+    if stood is not None and asked.exact:
+        return _same(path, stood, intent, spec, gone=gone)
     return Effect(
         path=path,
         kind=intent.kind,
         name=intent.name,
         request=_REQUESTS.get(intent.kind, request_of)(intent),
-        outcome="given up" if gone else _outcome(entry) if asked.exact else "assumed",
-        value=plain(entry.value) if settled and intent.kind not in _SILENT else None,
-        error_type=entry.error_type if settled else None,
-        policy=stood.policy if stood is not None and asked.exact else None,
-        version=spec.version if spec is not None else None if stood is None else stood.version,
-        writes=spec.side_effect == "external_write" if spec is not None else bool(stood and stood.writes),
-        cost=stood.cost if stood is not None and asked.exact else {},
+        outcome="given up" if gone else "assumed",
+        version=None if spec is None else spec.version,
+        writes=spec is not None and spec.side_effect == "external_write",
         line=intent.line,
     )
 
 
-def _outcome(entry: Entry) -> Any:
-    found = {Standing.DONE: "done", Standing.FAILED: "failed", Standing.OPEN: "open", Standing.IN_DOUBT: "in doubt"}
-    return found[entry.standing]
+def _same(path: str, stood: Effect, intent: Intent, spec: ToolSpec | None, *, gone: bool) -> Effect:
+    """The recorded effect, as the code asks for it now; what never came to a call has no version."""
+    now = attrs.evolve(stood, path=path, line=intent.line, seq=None, log_seq=None, hash=None)
+    if spec is not None and stood.version is not None:
+        now = attrs.evolve(now, version=spec.version)
+    if gone == (stood.outcome == "given up"):
+        return now
+    return attrs.evolve(now, outcome="given up" if gone else "assumed", value=None, error_type=None)
 
 
 _REQUESTS: Mapping[str, Callable[[Intent], Any]] = {
+    "tool": lambda intent: {"arguments": request_of(intent)["arguments"]},
     "cost": lambda intent: cost_request(intent.document["spent"], intent.document["metadata"]),
     "artifact": lambda intent: artifact_request(intent.document["manifest"], intent.document["data"]),
 }
+"""What is on record of a request, where it is not all that is asked for."""

@@ -10,7 +10,7 @@ here: who compares what was done with what was recorded (`comparing`) says it.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -87,7 +87,7 @@ class Aligned(Journal):
         self._answers_to: dict[Any, str] = {}
         self._latest: dict[tuple[str, str], Any] = {}
         """Values of the last recorded calls, by kind and name."""
-        self._positions = {path: place for place, (path, gone) in enumerate(self._order) if not gone}
+        self._positions: dict[str, float] = {path: place for place, (path, gone) in enumerate(self._order) if not gone}
         self._pending: dict[str, Asked] = {}
         self._last = -1.0
         known = {**self._written, **self.entries}
@@ -102,13 +102,15 @@ class Aligned(Journal):
 
     def request(self, intent: Intent) -> Entry | Divergence | None:
         if intent.kind == "chunk":
-            return self.entries[intent.path]
+            chunk = self.entries[intent.path]
+            self._pending[intent.path] = Asked(intent, chunk, intent.path, exact=True)
+            return chunk
         if len(self.asked) > 2 * len(self._known) + _MORE:
             return self.beyond(intent)
         path = self._claim(intent)
         entry = self._assumed(intent) if path is None else attrs.evolve(self._known[path], intent=intent)
         exact = path is not None and _key(self._known[path].intent) == _key(intent)
-        self.asked[intent.path] = self._pending[intent.path] = Asked(intent, entry, path, exact)
+        self.asked[intent.path] = self._pending[intent.path] = Asked(intent, entry, path, exact=exact)
         return entry
 
     def _claim(self, intent: Intent) -> str | None:
@@ -161,6 +163,10 @@ class Aligned(Journal):
         del entry
         return False
 
+    def left_out(self) -> Iterator[str]:
+        """Outside writes of dropped parts that the code has not asked for again: they happened all the same."""
+        return (path for path in self._written if path not in self._claimed)
+
     @property
     def exhausted(self) -> bool:
         return True
@@ -175,19 +181,20 @@ class Aligned(Journal):
         for place, (path, asked) in enumerate(self._pending.items()):
             if not asked.entry.final or (waiting is not None and path not in waiting):
                 continue
-            rank = (self._rank(asked), place)
+            if asked.path is not None and asked.path not in self._positions:
+                continue
+            rank = (self._last + 0.5 if asked.path is None else self._positions[asked.path], place)
             if best is None or rank < best:
                 best, found = rank, asked.entry
         if found is not None and best is not None:
             del self._pending[found.intent.path]
-            self._last = max(self._last, best[0] if best[0] < _LATE else self._last)
+            self._last = max(self._last, best[0])
         return found
 
-    def _rank(self, asked: Asked) -> float:
-        """When an outcome is given: in recorded order; an assumption at once; one that was given up, last."""
-        if asked.path is None:
-            return self._last + 0.5
-        return self._positions.get(asked.path, _LATE)
+    def late(self, waiting: Container[str]) -> Entry | None:
+        """An outcome that the recorded code had stopped waiting for, where this code goes on waiting."""
+        found = next((path for path, asked in self._pending.items() if path in waiting and asked.entry.final), None)
+        return None if found is None else self._pending.pop(found).entry
 
     def recorded(self, paths: Iterable[str]) -> bool:
         del paths
@@ -199,9 +206,6 @@ class Aligned(Journal):
 
     def held_up(self) -> Divergence | None:
         return None
-
-
-_LATE: Final = float("inf")
 
 
 def _key(intent: Intent) -> Any:

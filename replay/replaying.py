@@ -6,31 +6,28 @@ whatever would have to be live is a divergence. What comes of it is a value. Thi
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
-from ledger_core import codec
-from ledger_core.errors import LedgerError, Refused
-from ledger_core.events import Missing
+from ledger_core.errors import BadInput, LedgerError
 from ledger_core.run import divergence
-from ledger_core.run.divergence import Divergence, differences
-from ledger_core.run.journal import Journal
-from ledger_core.run.patch import diff, merge
+from ledger_core.run.divergence import Divergence
 from ledger_core.runtime.agent import AgentSpec
-from ledger_core.runtime.effects import normalised
-from ledger_core.runtime.execute import Ended, in_own_thread
 from ledger_core.runtime.folds import stream_of
-from ledger_core.runtime.lineage import shared, tagger
+from ledger_core.runtime.lineage import shared
 from ledger_core.runtime.recorded import RunRecord
 from ledger_core.runtime.runtime import Runtime
-from projections.course import of_events
-from replay.attempt import course_of
+from projections.course import Course, Effect, of_events
+from replay.attempt import effects_of, end_of
 from replay.comparing import STOPS, Comparison, compare
 from replay.journals import Aligned, Version, Watched
+from replay.steps import Step, end_differences, executed, first_difference, steps_of
 
 Mode = Literal["strict", "collect"]
+SAVED: Final = "agentledger.replay.v1"
+"""Schema of a replay that was saved, which has what the code did in `course`."""
+TODAY: Final = "the code of today"
 
 
 @attrs.frozen(kw_only=True)
@@ -40,12 +37,17 @@ class Replay:
     run_id: str
     effects: int
     """Effects answered from the record."""
+    steps: int = 1
+    executed: int = 1
+    """Steps whose code was known here, and executed."""
     complete: bool
     """Whether the code came to its recorded end; False where the record stops before it."""
     same_code: bool
     mode: Mode = "strict"
     divergences: tuple[Divergence, ...] = ()
     """Where the code does something else than was recorded, in order; the first alone in strict mode."""
+    course: Course | None = None
+    """What the code did, as it can be saved and compared; None where it was not kept."""
 
     @property
     def divergence(self) -> Divergence | None:
@@ -56,6 +58,12 @@ class Replay:
     def ok(self) -> bool:
         return not self.divergences
 
+    def saved(self) -> dict[str, Any]:
+        """The value as `--save` writes it, and `diff` reads it. Raises `BadInput` for one that was not kept."""
+        if self.course is None:
+            raise BadInput(f"The replay of {self.run_id} did not keep what the code did.", hint="replay(…, keep=True)")
+        return {"schema": SAVED, **self.as_json(), "course": self.course.as_json()}
+
     def as_json(self) -> dict[str, Any]:
         """The value as `--json` prints it."""
         found = self.divergence
@@ -64,6 +72,8 @@ class Replay:
             "ok": self.ok,
             "complete": self.complete,
             "effects": self.effects,
+            "steps": self.steps,
+            "executed": self.executed,
             "same_code": self.same_code,
             "mode": self.mode,
             "divergence": None if found is None else found.as_json(),
@@ -71,80 +81,87 @@ class Replay:
         }
 
 
-def replay(runtime: Runtime, run_id: str, agent: AgentSpec, *, mode: Mode = "strict") -> Replay:
-    """Replay a run against an agent's code. Raises `NotFound`, and `Refused` for a forgotten run.
+def replay(runtime: Runtime, run_id: str, agent: AgentSpec, *, mode: Mode = "strict", keep: bool = False) -> Replay:
+    """Replay a run against an agent's code, which is that of its last step, and of all steps of that agent.
 
     Where the code does something else, it is executed once more, answered as well as the record can: what it does
-    behind the first difference says what that was, an added call, a dropped one, or a moved one.
+    behind the first difference says what that was, an added call, a dropped one, or a moved one. With `keep`, the
+    replay holds what the code did. Raises `NotFound`, and `Refused` for a forgotten run.
     """
-    record = RunRecord.read(runtime.log, run_id)
-    journal = Watched(record.journal, _version(agent))
-    found = _first(record, _executed(runtime, record, journal, agent))
-    complete = record.state.ended
-    if found is not None and not found.recorded and found.kind is divergence.EXTRA and _broken_off(record):
+    steps = steps_of(runtime, run_id, agent)
+    last = steps[-1]
+    found, number = _strictly(runtime, steps)
+    complete = last.record.state.ended
+    if found is not None and not found.recorded and found.kind is divergence.EXTRA and last.broken_off:
         found, complete = None, False  # the code wants to go on where the record stops
-    compared = None if found is None else _compared(runtime, run_id, agent)
-    several = () if found is None or compared is None else compared.divergences
-    several = tuple(one for one in several if one.recorded != STOPS) or (() if found is None else (found,))
+    several: tuple[Divergence, ...] = () if found is None else (found,)
+    course = _recorded(runtime, run_id, agent) if keep and found is None else None
+    if found is not None and (compared := attempt(runtime, run_id, agent)) is not None:
+        several = tuple(one for one in compared.divergences if one.recorded != STOPS) or several
+        course = compared.attempted if keep else None
     return Replay(
         run_id=run_id,
-        effects=len(record.journal.entries),
+        effects=sum(len(step.record.journal.entries) for step in steps),
+        steps=len(steps),
+        executed=number,
         complete=complete and found is None,
-        same_code=agent.code_digest == record.state.code_digest,
+        same_code=agent.code_digest == last.record.state.code_digest,
         mode=mode,
-        divergences=tuple(several[:1] if mode == "strict" else several),
+        divergences=several[:1] if mode == "strict" else several,
+        course=course,
     )
 
 
-def _executed(runtime: Runtime, record: RunRecord, journal: Journal, agent: AgentSpec) -> Ended:
-    """Execute the code against a journal of the record's; raises `Refused` where its words were forgotten."""
-    tag = tagger(runtime.log, record.state)
-    if tag is None or isinstance(record.initial, Missing):
-        raise Refused(
-            f"What run {record.state.run} said was forgotten: its code cannot be replayed.",
-            hint="`verify` still can.",
-        )
-    execution = runtime.execution(
-        agent,
-        record.state,
-        journal,
-        record.initial,
-        tag,
-        None,
-        record.session,
-        variables=record.variables or {},
-        set_state=record.set_state,
-    )
-    return in_own_thread(lambda: asyncio.run(execution.arun()) if agent.is_async else execution.run())
+def _strictly(runtime: Runtime, steps: list[Step]) -> tuple[Divergence | None, int]:
+    """The first difference of code that is stopped there, and how many steps were executed."""
+    number = 0
+    for done in executed(runtime, steps, lambda step, spec: Watched(step.record.journal, _version(spec))):
+        number += 1
+        if (found := first_difference(done)) is not None:
+            return found, number
+    return None, number
 
 
-def _first(record: RunRecord, ended: Ended) -> Divergence | None:
-    """The first place where the code did something else; raises what is no divergence."""
-    found = ended.stopped if ended.stopped is not None else _end(record, ended)
-    if isinstance(found, LedgerError):
-        raise found
-    assert found is None or isinstance(found, Divergence)
-    return found
+def attempt(runtime: Runtime, run_id: str, agent: AgentSpec) -> Comparison | None:
+    """What the code does when it is answered whatever it asks for, held against the record.
+
+    None where code of it could not be executed to an end. Raises as `replay` does.
+    """
+    recorded = _recorded(runtime, run_id)
+    steps = steps_of(runtime, run_id, agent)
+    by_step: dict[int, list[Effect]] = {step.number: [] for step in steps}
+    for one in recorded.effects:
+        by_step[_step(one.path)].append(one)
+    ends: list[Divergence] = []
+    last: dict[str, Any] = {}
+    for done in executed(runtime, steps, lambda step, _: Aligned(step.record.journal, step.record.state.created_ns)):
+        if isinstance(done.ended.stopped, LedgerError):
+            return None
+        by_step[done.step.number] = effects_of(recorded, done.journal, done.spec.tools)
+        if done.step.following is None:
+            last = {"code_digest": _hex(done.spec), **end_of(done.ended, done.step.record.initial)}
+        else:
+            ends += end_differences(done)
+    effects = tuple(one for number in sorted(by_step) for one in by_step[number])
+    attempted = attrs.evolve(recorded, source=TODAY, effects=effects, events={}, **last)
+    found = compare(recorded, attempted)
+    return attrs.evolve(found, ends=(*ends, *found.ends))
 
 
-def _compared(runtime: Runtime, run_id: str, agent: AgentSpec) -> Comparison | None:
-    """What the code does when it is answered whatever it asks for, held against the record."""
-    record = RunRecord.read(runtime.log, run_id)
-    journal = Aligned(record.journal, record.state.created_ns)
-    ended = _executed(runtime, record, journal, agent)
-    if isinstance(ended.stopped, LedgerError):
-        return None
-    recorded = of_events(runtime.log.stream(stream_of(run_id)), run_id, lambda made: shared(runtime.log, made))
-    number = record.state.step_number
-    mine = tuple(one for one in recorded.effects if _step(one.path) == (number if number > 1 else 0))
-    recorded = attrs.evolve(recorded, effects=mine)
-    code = None if agent.code_digest is None else agent.code_digest.hex()
-    return compare(recorded, course_of(recorded, journal, ended, record.initial, agent.tools, code))
+def _recorded(runtime: Runtime, run_id: str, agent: AgentSpec | None = None) -> Course:
+    """What a run did; as an agent's code does it, where that did the same."""
+    log = runtime.log
+    found = of_events(log.stream(stream_of(run_id)), run_id, lambda made: shared(log, made))
+    return found if agent is None else attrs.evolve(found, source=TODAY, code_digest=_hex(agent), events={})
+
+
+def _hex(agent: AgentSpec) -> str | None:
+    return None if agent.code_digest is None else agent.code_digest.hex()
 
 
 def _step(path: str) -> int:
-    """Number of the step that a path is of, 0 for the first."""
-    return int(path[1:].partition("/")[0]) if path.startswith("#") else 0
+    """Number of the step that a path is of."""
+    return int(path[1:].partition("/")[0]) if path.startswith("#") else 1
 
 
 def _version(agent: AgentSpec) -> Version:
@@ -159,46 +176,6 @@ def refold(runtime: Runtime, run_id: str) -> Replay:
         run_id=run_id,
         effects=len(record.journal.entries) - len(open_),
         complete=record.state.ended,
+        executed=0,
         same_code=True,
     )
-
-
-def _broken_off(record: RunRecord) -> bool:
-    """Whether the record stops somewhere in the code: the run goes on, was cancelled, or its time was over."""
-    state = record.state
-    return not state.ended or state.status == "cancelled" or state.category == "timeout"
-
-
-def _end(record: RunRecord, ended: Ended) -> Divergence | None:
-    """Compare how the code ended with how it is recorded to have ended."""
-    if record.state.status == "failed" and not _broken_off(record):
-        was = f"{record.error_type}: {record.message}"
-    elif record.state.status == "completed":
-        was = "a result"
-    else:
-        return None
-    error = ended.error
-    if error is None:
-        try:
-            codec.encode(ended.output)
-        except LedgerError as unstorable:
-            error = unstorable
-    now = "a result" if error is None else "{}: {}".format(*normalised(error))
-    if was != now:
-        return Divergence(kind=divergence.OTHER_OUTPUT, path="end", recorded=was, attempted=now)
-    if error is not None:
-        return None
-    output, state = codec.roundtrip(ended.output), merge(record.initial, diff(record.initial, ended.state))
-    for kind, before, after in (
-        (divergence.OTHER_OUTPUT, record.output, output),
-        (divergence.OTHER_STATE, record.document, state),
-    ):
-        if codec.canonical(before) != codec.canonical(after):
-            return Divergence(
-                kind=kind,
-                path="end",
-                recorded="its output" if kind is divergence.OTHER_OUTPUT else "its state",
-                attempted="another",
-                differences=tuple(differences(before, after)),
-            )
-    return None

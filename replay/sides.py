@@ -25,10 +25,9 @@ from projections import course, evidence_files, runs
 from projections.course import AMOUNTS, Course, Effect
 from projections.evidence_check import check
 from projections.evidence_records import SCHEMA as EVIDENCE
+from replay.replaying import SAVED
 from replay.unpacked import ledger_of
 
-REPLAY: Final = "agentledger.replay.v1"
-"""Schema of a saved replay, which has its course in `course`."""
 _FILES: Final = (".json", ".html")
 _DEEPEST: Final = 100
 """Levels of a document that somebody wrote; one that was recorded has at most 64."""
@@ -112,7 +111,7 @@ def of_file(path: Path) -> Course:
     schema = value.get("schema") if isinstance(value, dict) else None
     if schema == EVIDENCE:
         return of_bundle(value, str(path))
-    if schema == REPLAY and isinstance(value.get("course"), dict):
+    if schema == SAVED and isinstance(value.get("course"), dict):
         value, schema = value["course"], value["course"].get("schema")
     if schema != course.SCHEMA:
         said = f"its schema is {schema!r:.60}" if schema is not None else "it has no schema"

@@ -19,6 +19,7 @@ from ledger_core.runtime.agent import agent_of
 from ledger_core.runtime.recorded import RunRecord, stream_of
 from ledger_core.runtime.target import load
 from replay import replaying
+from replay.steps import Executed, Step, end_differences
 
 FORTY = Path(__file__).resolve().parent.parent / "fixtures" / "agents" / "forty.py"
 DID: list[str] = []
@@ -276,4 +277,5 @@ def test_random_programs_never_diverge(program, seed):
         record, tag = RunRecord.read(runtime.log, "r"), runtime.log.tagger(stream_of("r"))
         execution = runtime.execution(spec, record.state, record.journal, record.initial, tag, None, None)
         ended = _on(Shuffling(seed + 1), execution.arun())
-        assert ended.stopped is None and replaying._end(record, ended) is None
+        step = Step(record=record, spec=spec, following=None)
+        assert ended.stopped is None and list(end_differences(Executed(step, spec, record.journal, ended))) == []

@@ -5,10 +5,12 @@ Rules: nothing outside is touched, and the only thing that may be appended is a 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
-from typing import Final
+from pathlib import Path
+from typing import Final, get_args
 
 import click
 
@@ -20,16 +22,27 @@ from ledger_core.errors import BadInput
 from ledger_core.log.log import Log
 from ledger_core.runtime import target as targets
 from ledger_core.runtime.runtime import Runtime
+from ledger_core.secret import VAULT
 from projections import runs
 from replay import certificates, many, replaying
 
 _SPAN: Final = re.compile(r"(\d{1,6})(s|min|h|d|w)")
+_MOST: Final = 200
+"""Divergences that are shown."""
 _UNITS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 @click.command()
 @click.argument("run_name", metavar="[RUN]", required=False)
 @click.option("--agent", "target", help="The code to replay; else the recorded entry point.")
+@click.option(
+    "--mode",
+    type=click.Choice(get_args(replaying.Mode)),
+    default="strict",
+    show_default=True,
+    help="Stop at the first difference, or go on and collect all of them.",
+)
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Keep what the code did in a file.")
 @click.option("--all", "every", is_flag=True, help="Replay all runs of the ledger, the newest first.")
 @click.option("--since", metavar="SPAN", help="With --all: runs that began in the last 30min, 12h, 7d, 2w.")
 @click.option("--of", "agent", metavar="NAME", help="With --all: runs of this agent.")
@@ -41,6 +54,8 @@ def replay(
     settings: Settings,
     run_name: str | None,
     target: str | None,
+    mode: replaying.Mode,
+    save: Path | None,
     every: bool,
     since: str | None,
     agent: str | None,
@@ -51,37 +66,65 @@ def replay(
     """Run an agent's code again, the record answering for the world.
 
     Nothing outside is touched, and nothing is appended but, with --certify, a certificate. With --all as a gate: every
-    run, over several processes. Exits with 4 at the first place where the code does something else than was recorded.
+    run, over several processes. With --save a file that `diff` compares with runs, evidence and other replays. Exits
+    with 4 where the code does something else than was recorded.
     """
     if every:
         if run_name is not None:
             raise BadInput("Either one run is replayed, or all are.", hint="Leave RUN or --all out.")
+        if save is not None or mode != "strict":
+            raise BadInput("--mode and --save are for one run.", hint="agentledger replay RUN --mode collect")
         return _all(settings, target, since=since, agent=agent, jobs=jobs, timeout=timeout, certify=certify)
     if run_name is None:
         raise BadInput("Which run?", hint="agentledger replay RUN, or agentledger replay --all.")
     if since or agent or jobs or timeout or certify:
         raise BadInput("--since, --of, --jobs, --timeout and --certify are for many runs.", hint="Add --all.")
-    return _one(settings, run_name, target)
+    return _one(settings, run_name, target, mode, save)
 
 
-def _one(settings: Settings, run_name: str, target: str | None) -> int:
+def _one(settings: Settings, run_name: str, target: str | None, mode: replaying.Mode, save: Path | None) -> int:
     with open_log(settings) as log, Runtime(log, policy=[], sandbox={}) as runtime:
         run_id = runs.resolve(runtime.log, run_name)
         if runtime.state(run_id).driver == "external":
+            if save is not None:
+                raise BadInput(
+                    f"Run {run_id} was driven by attached code, which cannot be executed again: nothing to save.",
+                    hint=f"Keep its evidence: agentledger evidence {run_id} --out FILE",
+                )
             found = replaying.refold(runtime, run_id)
         else:
             spec = targets.load(target or recorded_target(runtime.log, run_id))
-            found = replaying.replay(runtime, run_id, spec)
+            found = replaying.replay(runtime, run_id, spec, mode=mode, keep=save is not None)
+    value = found.as_json()
+    if save is not None:
+        _write(settings, found, save)
+        value["saved"] = str(save)
 
     def render() -> None:
         if found.ok:
             end = "to its recorded end" if found.complete else "to where the record stops"
             click.echo(f"{run_id}: {count(found.effects, 'effect')} answered from the record, the same {end}")
+        for one in found.divergences[:_MOST] if mode == "collect" else ():
+            click.echo(harmless(one.sentence()))
+        if len(found.divergences) > _MOST:
+            click.echo(f"… and {count(len(found.divergences) - _MOST, 'more divergence')}: --json has all")
+        if found.executed < found.steps:
+            left = count(found.steps - found.executed, "step")
+            say(f"{left} of {found.steps:,} could not be executed: the code of other agents is not known here.")
         if not found.same_code:
             say("The code is not the code that was recorded.")
+        if save is not None:
+            say(f"What the code did is in {save}. Compare it: agentledger diff {run_id} {save}")
 
-    emit(settings, found.as_json(), render)
+    emit(settings, value, render)
     return 0 if found.divergence is None else divergence_code(settings, found.divergence)
+
+
+def _write(settings: Settings, found: replaying.Replay, path: Path) -> None:
+    from projections.evidence_place import outside, write_whole  # noqa: PLC0415  # what writes, for whoever writes
+
+    text = VAULT.clean_text(json.dumps(found.saved(), ensure_ascii=False, indent=1)) + "\n"
+    write_whole(outside(path, settings.root), [text.encode()], private=True)
 
 
 def _all(

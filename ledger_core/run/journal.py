@@ -96,6 +96,11 @@ class Journal(Recording):
                 return entry
         return None
 
+    def late(self, waiting: Container[str]) -> Entry | None:
+        """An outcome that comes where nothing else does; there is none here: what is open stays open."""
+        del waiting
+        return None
+
     def recorded(self, paths: Iterable[str]) -> bool:
         """Whether all of these are recorded, or given up: nothing that asks for them is new."""
         return all(path in self.entries or path in self._given_up for path in paths)

@@ -380,11 +380,7 @@ class AsyncDriver:
     def _release(self) -> bool:
         """Give the code the next thing it may have; False if there is nothing that it could be given now."""
         if (entry := self.journal.release(self._waiting)) is not None:
-            self._stuck_since, self._doubts = 0.0, 0
-            waiter = self._waiting.pop(entry.intent.path, None)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(entry)
-            return True
+            return self._given(entry)
         if not self.journal.exhausted:
             found = self.journal.stuck(ended=False)
             if found is None and len(self._waiting) == len(self._working):
@@ -405,6 +401,8 @@ class AsyncDriver:
             self._loop.call_later(_PATIENCE, self._pump_soon, context=self._context)
             return False  # the record leaves them open, and so may the code
         if self._waiting:
+            if (entry := self.journal.late(self._waiting)) is not None:
+                return self._given(entry)
             waiting, self._waiting = self._waiting, {}
             for path, waiter in waiting.items():
                 if waiter.done():
@@ -422,6 +420,12 @@ class AsyncDriver:
         if self._parked:
             self._suspend()
         return False
+
+    def _given(self, entry: Entry) -> bool:
+        self._stuck_since, self._doubts = 0.0, 0
+        if (waiter := self._waiting.pop(entry.intent.path, None)) is not None and not waiter.done():
+            waiter.set_result(entry)
+        return True
 
     def _suspend(self) -> None:
         """Stop the step if all its branches wait for what needs no worker; look again where that may come to be."""

@@ -10,11 +10,25 @@ from ledger_core.runtime.recorded import stream_of
 from replay import replaying
 
 
-def replayed(runtime, function, run_id="r"):
-    """The run replays to its end."""
+def replayed(runtime, function, run_id="r", *, once=False):
+    """The run replays to its end, all its steps, to the same course: requests, outcomes, order, output and state.
+
+    With `once`, the code is executed a single time, for tests that count what it does.
+    """
     found = replaying.replay(runtime, run_id, agent_of(function))
     assert found.ok, found.divergence
     assert found.complete
+    assert found.executed == found.steps
+    if not once:
+        again = replaying.attempt(runtime, run_id, agent_of(function))
+        assert again.same, "\n".join(f"{one.sentence()} {one.differences}" for one in again.divergences)
+        lefts, rights = ({one.path: one for one in side.effects} for side in (again.recorded, again.attempted))
+        other = [path for path in {**lefts, **rights} if _digest(lefts.get(path)) != _digest(rights.get(path))]
+        assert again.attempted.digest == again.recorded.digest, [(lefts.get(one), rights.get(one)) for one in other]
+
+
+def _digest(effect):
+    return None if effect is None else effect.digest
 
 
 def bodies(runtime, kind, run_id="r"):

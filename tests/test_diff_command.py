@@ -1,7 +1,4 @@
-"""Two runs compared on the command line: of a ledger, of evidence, of saved replays; as text, as JSON, as a page.
-
-Not collected yet: the commands are not among `cli.main`'s.
-"""
+"""Two runs compared on the command line: of a ledger, of evidence, of saved replays; as text, as JSON, as a page."""
 
 from __future__ import annotations
 
@@ -34,6 +31,7 @@ from projections.evidence_json import DIGEST, digest
 from replay import sides
 from replay.comparing import compare
 from replay.page import render
+from replay.replaying import SAVED
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[31m\u202e{{ 7*7 }} ünïcode 日本語"
 PROMPT = "You are an agent.\nYou answer.\n- Be short.\n- Be kind.\n- Say one thing.\n- Sign.\n"
@@ -240,7 +238,7 @@ def files(root, tmp_path):
     evidence_files.write_directory(one, tmp_path / "directory")
     evidence_files.write_family([one], tmp_path / "family")
     course = course_of(root, "base").as_json()
-    replayed = {"schema": sides.REPLAY, "run_id": "base", "course": course}
+    replayed = {"schema": SAVED, "run_id": "base", "course": course}
     (tmp_path / "replay.json").write_text(json.dumps(replayed))
     (tmp_path / "course").write_text(json.dumps(course))
     return tmp_path
