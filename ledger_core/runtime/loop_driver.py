@@ -2,8 +2,7 @@
 
 Rules: as in `driver`. The run is quiet when all its tasks wait, and have waited for the same for a number of passes of
 the loop; then, and only then, one outcome is released. Code that waits for something of its own (a sleep, a thread)
-is given time before it is said to have diverged. This file reads what asyncio keeps of a task's wait, and knows no
-effects.
+is given time before it is said to have diverged. This file knows no effects.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -34,6 +32,7 @@ from ledger_core.runtime.driver import (
     Turn,
     unheard,
 )
+from ledger_core.runtime.own_waits import waits_of_its_own
 from ledger_core.runtime.recorder import Bodies, Family, First, Recorder
 from ledger_core.runtime.scope import Scope
 
@@ -46,10 +45,6 @@ _PATIENCE: Final = 0.01
 """Seconds between looks at a run that waits for something of its own before it asks for what is recorded."""
 _GRACE: Final = 60.0
 """Seconds after which code that waits for something of its own, and leaves out what is recorded, has diverged."""
-_HERE: Final = os.path.dirname(__file__)
-_PRIMITIVES: Final = frozenset(module.__file__ for module in (asyncio.locks, asyncio.queues, asyncio.taskgroups))
-_GATHERING: Final[type] = getattr(asyncio.tasks, "_GatheringFuture", asyncio.Task)
-_INTERNAL: Final = frozenset((asyncio.tasks.__file__, name) for name in ("_wait", "wait", "wait_for", "gather"))
 
 
 class AsyncDriver:
@@ -367,16 +362,6 @@ class AsyncDriver:
         self._quiet, self._seen = 1, now
         return rests
 
-    def _awaits_others(self) -> bool:
-        """Whether a task waits for something that is no effect and no other task: a sleep, a thread, a socket."""
-        for task in self._tasks:
-            file, name = _awaited_by(task)
-            waiter = getattr(task, "_fut_waiter", None)
-            ours = file.startswith(_HERE) or (file, name) in _INTERNAL or file in _PRIMITIVES
-            if not ours and not isinstance(waiter, (asyncio.Task, _GATHERING)):
-                return True
-        return False
-
     def _release(self) -> bool:
         """Give the code the next thing it may have; False if there is nothing that it could be given now."""
         if (entry := self.journal.release(self._waiting)) is not None:
@@ -387,7 +372,7 @@ class AsyncDriver:
                 found = self.journal.held_up()
             if found is not None:
                 self._stuck_since = self._stuck_since or self._loop.time()
-                others = self._awaits_others() or _has_timers(self._loop, self._tasks)
+                others = waits_of_its_own(self._loop, self._tasks)
                 if others and self._loop.time() - self._stuck_since < _GRACE:
                     self._loop.call_later(_PATIENCE, self._pump_soon, context=self._context)
                 elif self._doubts < _PASSES:
@@ -397,7 +382,7 @@ class AsyncDriver:
                     self.stop(found)
             return False
         left_open = self._waiting and self._recorder is None and self.journal.recorded(self._waiting)
-        if left_open and (self._awaits_others() or _has_timers(self._loop, self._tasks)):
+        if left_open and waits_of_its_own(self._loop, self._tasks):
             self._loop.call_later(_PATIENCE, self._pump_soon, context=self._context)
             return False  # the record leaves them open, and so may the code
         if self._waiting:
@@ -431,7 +416,7 @@ class AsyncDriver:
         """Stop the step if all its branches wait for what needs no worker; look again where that may come to be."""
         if self._drafted or len(self._parked) < len(self._working):
             return  # something is under way: its end pumps
-        if self._awaits_others() or _has_timers(self._loop, self._tasks):
+        if waits_of_its_own(self._loop, self._tasks):
             self._loop.call_later(1.0, self._pump_soon, context=self._context)
             return
         times = [wake_ns for _, wake_ns in self._parked.values() if wake_ns is not None]
@@ -462,15 +447,6 @@ async def _in_time(awaitable: Any, timeout: float | None) -> Any:
     return work.result()
 
 
-def _has_timers(loop: Any, tasks: set[asyncio.Task[Any]]) -> bool:
-    """Whether the run's own code has set a timer on the loop (`asyncio.timeout`, `wait_for`, `sleep`)."""
-    for handle in getattr(loop, "_scheduled", ()):
-        found = scope.of_context(getattr(handle, "_context", None))
-        if not handle.cancelled() and found is not None and found.tasks is tasks:
-            return True
-    return False
-
-
 def _seen(task: asyncio.Task[Any]) -> None:
     """Look at a task's error: nobody may be left who waits for it, and asyncio would complain at its end."""
     if not task.cancelled():
@@ -485,18 +461,6 @@ def _contained(function: Callable[..., Any], args: Any, keywords: Any) -> tuple[
         return None, RuntimeError(f"StopIteration: {error.value}")
     except Exception as error:
         return None, error
-
-
-def _awaited_by(task: asyncio.Task[Any]) -> tuple[str, str]:
-    """File and name of the innermost coroutine that a task waits in."""
-    found: Any = task.get_coro()
-    while True:
-        inner = getattr(found, "cr_await", None)
-        if not inspect.iscoroutine(inner):
-            break
-        found = inner
-    code = getattr(found, "cr_code", None)
-    return (code.co_filename, code.co_name) if code is not None else ("", "")
 
 
 async def _inside(root: Scope, main: Coroutine[Any, Any, T]) -> T:
