@@ -104,6 +104,9 @@ class Recording:
         for path, value in overrides.items():
             if (entry := self.entries.get(path)) is not None:
                 entry.standing, entry.value, entry.error_type, entry.refusal = Standing.DONE, value, None, None
+                chunks = [one for one, other in self.entries.items() if other.intent.kind == "chunk"]
+                for one in (one for one in chunks if self.entries[one].intent.name == path):
+                    del self.entries[one]  # a stream is given as it came; another answer, as a whole
         self._order = [(path, gone) for path, gone in self._order if path in self.entries]
         self._abandoned &= set(self.entries)
         self._shared, self._shared_order, self.attempt = set(self.entries), len(self._order), 1

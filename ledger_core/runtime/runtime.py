@@ -33,6 +33,7 @@ from ledger_core.runtime.effect import Surroundings
 from ledger_core.runtime.execute import Execution, in_own_thread
 from ledger_core.runtime.folds import Folds, stream_of
 from ledger_core.runtime.foreground import Foreground
+from ledger_core.runtime.forking import Fork, make
 from ledger_core.runtime.governing import Governing
 from ledger_core.runtime.liveness import Life
 from ledger_core.runtime.pulse import Pulse
@@ -220,6 +221,36 @@ class Runtime(Steering, Sessions, Governing):
         if self.log.stream_head(stream_of(run_id)) is None:
             raise NotFound(f"There is no run {run_id!r}.", hint="`agentledger runs` lists them.")
         return self.run(agent, run_id=run_id, wait=wait)
+
+    def fork(
+        self,
+        run_id: str,
+        *,
+        at: int | None = None,
+        agent: AnyAgent | None = None,
+        set_state: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        live: bool = False,
+        new_id: str | None = None,
+    ) -> str:
+        """Create a run that shares another's history up to its event `at`, and goes on from there; returns its id.
+
+        `agent` is other code to go on with, `set_state` a merge patch of the state behind the shared part, `overrides`
+        results in the place of recorded ones, by path. What the fork would write outside is refused, unless it is
+        `live`. It is left to the workers, as `create_run` leaves runs, or run with `resume`. Raises `NotFound`,
+        `BadInput`, `Refused`, `Damaged`.
+        """
+        spec = None if agent is None else self.register_agent(agent)
+        asked = Fork(
+            run_id=run_id,
+            at=at,
+            agent=spec,
+            set_state=set_state,
+            overrides=dict(overrides or {}),
+            live=live,
+            new_id=new_id,
+        )
+        return make(self.log, self.desk, asked)
 
     def worker(
         self,
