@@ -24,6 +24,7 @@ try:
         contract,
         demo,
         evidence,
+        fork,
         gates,
         keep,
         ledger,
@@ -54,6 +55,7 @@ GROUPS: dict[str, Sequence[click.Command]] = {
         demo.demo,
         runs.run,
         runs.resume,
+        fork.fork,
         serve.worker,
         serve.attach,
         steer.signal,
@@ -83,6 +85,7 @@ GROUPS: dict[str, Sequence[click.Command]] = {
     "Prove": (
         prove.verify,
         replaying.replay,
+        fork.shadow,
         compare.diff,
         compare.divergence,
         evidence.evidence,
@@ -95,7 +98,7 @@ GROUPS: dict[str, Sequence[click.Command]] = {
     ),
     "Keep": (keep.init, keep.doctor),
 }
-_RESUMABLE = frozenset(("run", "resume", "worker"))
+_RESUMABLE = frozenset(("run", "resume", "fork", "worker"))
 """Commands that run agents: what they leave undone is gone on with by `resume`."""
 
 

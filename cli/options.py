@@ -21,7 +21,7 @@ from ledger_core.log.log import Log
 from ledger_core.runtime.runtime import Runtime
 
 DEFAULT_ROOT = ".agentledger"
-_RUNNING = frozenset(("cli", "run", "resume", "serve", "attach"))
+_RUNNING = frozenset(("cli", "run", "resume", "serve", "attach", "fork"))
 """Commands whose help shows the rules: they run agents."""
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,21 +78,26 @@ def open_log(settings: Settings) -> Log:
     return Log.open(settings.root, readonly=True)
 
 
-def document(text: str | None) -> dict[str, Any] | None:
+def document(text: str | None, option: str = "--input") -> dict[str, Any] | None:
     """A JSON object that a person gave: the text, @FILE, or - for stdin; raises `BadInput`."""
     if text is None:
         return None
+    value = json_value(text, option)
+    if not isinstance(value, dict):
+        raise BadInput(f"{option} is a JSON {type(value).__name__}.", hint=f"It is an object: {option} '{{…}}'.")
+    return value
+
+
+def json_value(text: str, option: str) -> Any:
+    """A JSON value that a person gave: the text, @FILE, or - for stdin; raises `BadInput`."""
     try:
         if text == "-":
             text = sys.stdin.read()
         elif text.startswith("@"):
             with open(text[1:], encoding="utf-8") as file:
                 text = file.read()
-        value = json.loads(text)
+        return json.loads(text)
     except OSError as error:
-        raise BadInput(f"--input names {text[1:]}, which cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise BadInput(f"--input is no JSON: {error}.", hint="""Write --input '{"key": "value"}'.""") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"--input is a JSON {type(value).__name__}.", hint="The initial state is an object: {…}.")
-    return value
+        raise BadInput(f"{option} names {text[1:]}, which cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{option} is no JSON: {error}.", hint=f"""Write {option} '{{"key": "value"}}'.""") from None

@@ -34,6 +34,7 @@ from ledger_core.log.record import Event
 from ledger_core.run.journal import Entry, Intent, Journal, Standing
 from ledger_core.run.patch import merge
 from ledger_core.run.state import RunState
+from ledger_core.runtime import lineage
 from ledger_core.runtime.lineage import Share
 from projections.wire import plain
 
@@ -241,20 +242,22 @@ class _Reading:
         self._record(event)
 
     def _record(self, event: Event) -> None:
+        self._note(event)
+        self._journal.record(event.seq, event.body)
+
+    def _note(self, event: Event) -> None:
         path = getattr(event.body, "path", None)
         if path is not None:
             self._met.setdefault(event.seq, (event.stream_seq, event.hash.hex()))
             self._beside(path, event.body)
-        self._journal.record(event.seq, event.body)
 
     def _inherit(self, created: RunCreated, share: Share) -> None:
-        before, later = share(created)
-        for event in before:
+        def seen(event: Event) -> None:
             if isinstance(event.body, StepCreated) and event.body.number > 1:
                 self._harvest()
-            self._record(event)
-        overrides = created.overrides if isinstance(created.overrides, dict) else {}
-        self._journal.inherit(((one.seq, one.body) for one in later), overrides)
+            self._note(event)
+
+        lineage.inherit(self._journal, created, share, seen)
 
     def _beside(self, path: str, body: Body) -> None:
         """What the journal has no use for: the policy's word, versions and amounts."""

@@ -69,6 +69,8 @@ def run_json(state: RunState) -> dict[str, Any]:
         "in_doubt": len(state.in_doubt),
         "session_id": state.session,
         "parent": state.parent,
+        "ancestor": state.ancestor,
+        "ancestor_event": state.ancestor_event or None,
         "priority": state.priority,
     }
 
@@ -86,6 +88,7 @@ def status_json(state: RunState) -> dict[str, Any]:
         "step_agent": state.step_agent,
         "attempt": state.attempt,
         "driver": state.driver,
+        "writes_blocked": state.writes_blocked,
         "since": state.since_ns / _NS,
         "cancelling": state.cancelling,
         "waits": waits_json(state),

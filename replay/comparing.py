@@ -163,8 +163,8 @@ class Comparison:
         return [
             {
                 "op": row.op,
-                "left": None if row.left is None else _effect_json(row.left),
-                "right": None if row.right is None else _effect_json(row.right),
+                "left": None if row.left is None else effect_json(row.left),
+                "right": None if row.right is None else effect_json(row.right),
                 "code": self.at[number].kind.code if number in self.at else None,
                 "differences": [attrs.asdict(one) for one in self.at[number].differences] if number in self.at else [],
             }
@@ -444,7 +444,8 @@ def _asks_people(row: Aligned) -> bool:
     return asked or (row.left is not None and row.right is not None and row.left.policy != row.right.policy)
 
 
-def _effect_json(effect: Effect) -> dict[str, Any]:
+def effect_json(effect: Effect) -> dict[str, Any]:
+    """An effect in a list: what it is, and where, without what was said."""
     names = ("path", "kind", "name", "outcome", "error_type", "policy", "version", "seq", "log_seq", "hash", "line")
     return {**{name: getattr(effect, name) for name in names}, "cost": dict(effect.cost)}
 

@@ -109,6 +109,7 @@ class Aligned(Journal):
             return self.beyond(intent)
         path = self._claim(intent)
         entry = self._assumed(intent) if path is None else attrs.evolve(self._known[path], intent=intent)
+        self._pass(path or "")
         exact = path is not None and _key(self._known[path].intent) == _key(intent)
         self.asked[intent.path] = self._pending[intent.path] = Asked(intent, entry, path, exact=exact)
         return entry
@@ -174,6 +175,9 @@ class Aligned(Journal):
     @property
     def all_requested(self) -> bool:
         return True
+
+    def _behind(self, order: int) -> bool:
+        return self._last >= order - 1
 
     def release(self, waiting: Container[str] | None = None) -> Entry | None:
         best: tuple[float, int] | None = None

@@ -105,7 +105,6 @@ def execute(runtime: Runtime, record: RunRecord, journal: Journal, spec: AgentSp
         None,
         record.session,
         variables=record.variables or {},
-        set_state=record.set_state,
     )
     return in_own_thread(lambda: asyncio.run(execution.arun()) if spec.is_async else execution.run())
 

@@ -69,15 +69,17 @@ def diff(settings: Settings, left: str, right: str, html: Path | None, every: bo
         if html is not None:
             say(f"The page is {html}.")
             return
-        width = max(_NARROWEST, shutil.get_terminal_size((100, 24)).columns)
-        for line in _sides(found, width):
-            click.echo(line)
-        for line in _rows(found, width, every=every):
-            click.echo(line)
-        for line in _ends(found, width):
-            click.echo(line)
+        show(found, every=every)
 
     emit(settings, value, render)
+
+
+def show(found: Comparison, *, every: bool = False) -> None:
+    """Print two runs side by side, as wide as the terminal is: what they are, what differs, how they ended."""
+    width = max(_NARROWEST, shutil.get_terminal_size((100, 24)).columns)
+    for lines in (_sides(found, width), _rows(found, width, every=every), _ends(found, width)):
+        for line in lines:
+            click.echo(line)
 
 
 @click.command("divergence")

@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -68,7 +69,7 @@ def run(
             emit(settings, status_json(runtime.state(made)), lambda: click.echo(made))
             return 0
         result = runtime.run(spec, initial_state=document(input_), run_id=run_id, wait=wait, **asked)
-        return _show(settings, runtime, result, replaying.replay(runtime, result.run_id, spec) if check else None)
+        return show_result(settings, runtime, result, replaying.replay(runtime, result.run_id, spec) if check else None)
 
 
 @click.command()
@@ -84,7 +85,7 @@ def resume(settings: Settings, run_name: str, target: str | None, wait: bool) ->
     with open_runtime(settings) as runtime:
         run_id = run_list.resolve(runtime.log, run_name)
         result = runtime.resume(run_id, targets.load(target or recorded_target(runtime.log, run_id)), wait=wait)
-        return _show(settings, runtime, result, None)
+        return show_result(settings, runtime, result)
 
 
 @click.command()
@@ -96,6 +97,7 @@ def resume(settings: Settings, run_name: str, target: str | None, wait: bool) ->
 @click.option(
     "--needs-version", metavar="TARGET", help="Only runs that are not at their end, of other code than TARGET's."
 )
+@click.option("--tree", is_flag=True, help="Put children and forks below the runs that they come from.")
 @pass_settings
 def runs(
     settings: Settings,
@@ -105,8 +107,10 @@ def runs(
     session_id: str | None,
     parent: str | None,
     needs_version: str | None,
+    *,
+    tree: bool,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first; with --tree, children and forks below what they come from."""
     spec = None if needs_version is None else targets.load(needs_version)
     with open_log(settings) as log:
         chosen = (
@@ -124,10 +128,35 @@ def runs(
         if not found:
             say("No runs. Start one: agentledger run FILE.py")
             return
-        rows = [[s.run, s.agent, _words(s), str(s.effects), str(s.events), ago(s.created_ns)] for s in found]
+        rows = [
+            [lead + s.run + _comes_of(s), s.agent, _words(s), str(s.effects), str(s.events), ago(s.created_ns)]
+            for lead, s in (_branches(found) if tree else (("", state) for state in found))
+        ]
         table(["run", "agent", "status", "effects", "events", "created"], rows)
 
     emit(settings, {"runs": [run_json(state) for state in found]}, render)
+
+
+def _comes_of(state: RunState) -> str:
+    """What a run was forked from."""
+    return "" if state.ancestor is None else f" (from {state.ancestor} at {state.ancestor_event})"
+
+
+def _branches(found: list[RunState]) -> Iterator[tuple[str, RunState]]:
+    """Runs with what leads to them in a tree: below the run that they are a child or a fork of, if it is listed."""
+    listed = {state.run for state in found}
+    below: dict[str | None, list[RunState]] = {}
+    for state in found:
+        above = state.parent or state.ancestor
+        below.setdefault(above if above in listed else None, []).append(state)
+    waiting = [("", "", state) for state in reversed(below.get(None, []))]
+    while waiting:
+        lead, inside, state = waiting.pop()
+        yield lead, state
+        inner = below.get(state.run, [])
+        for place, one in enumerate(reversed(inner)):
+            last = place == 0
+            waiting.append((inside + ("└─ " if last else "├─ "), inside + ("   " if last else "│  "), one))
 
 
 @click.command()
@@ -159,7 +188,8 @@ def recorded_target(log: Log, run_id: str) -> str:
     return found
 
 
-def _show(settings: Settings, runtime: Runtime, result: Result, replayed: replaying.Replay | None) -> int:
+def show_result(settings: Settings, runtime: Runtime, result: Result, replayed: replaying.Replay | None = None) -> int:
+    """Show what came of running a run; the exit code."""
     state = runtime.state(result.run_id)
     value = status_json(state) | {
         "ok": result.ok,
@@ -204,6 +234,9 @@ def _render_status(
 ) -> None:
     now_ns = time.time_ns()
     family = ("child of", f"{state.parent} at effect {state.parent_path}") if state.parent else None
+    if state.ancestor is not None:
+        blocked = "; outside writes are refused" if state.writes_blocked else ""
+        family = ("fork of", f"{state.ancestor} behind its event {state.ancestor_event:,}{blocked}")
     lines = [
         ("run", state.run + (f" in session {state.session}" if state.session else "")),
         ("agent", state.agent + (f" ({state.entry_point})" if state.entry_point else "")),

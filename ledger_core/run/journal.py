@@ -11,7 +11,7 @@ This file does not know how events are recorded (`recording`), loops, threads, t
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from ledger_core.events import Body, Missing
@@ -58,7 +58,7 @@ class Journal(Recording):
                 self._ahead.append(intent)
             return None
         self._requested.add(intent.path)
-        self._shared.discard(intent.path)
+        self._pass(intent.path)
         return _compare(entry, intent) or entry
 
     @property
@@ -66,10 +66,17 @@ class Journal(Recording):
         """Whether everything recorded was requested and released: what is asked for now is live."""
         return len(self._requested) == len(self.entries) and self._released == len(self._order)
 
-    @property
-    def behind_shared(self) -> bool:
-        """Whether the code has come through what its run shares with an ancestor; always, where that is nothing."""
-        return not self._shared and self._released >= self._shared_order
+    def _pass(self, path: str) -> None:
+        for one in self._forks:
+            one.paths.discard(path)
+
+    def forks_passed(self) -> Iterator[Any]:
+        """Patches of the state that forks of its line put in force here, each once: the code has come so far."""
+        while self._forks and not self._forks[0].paths and self._behind(self._forks[0].order):
+            yield self._forks.pop(0).patch
+
+    def _behind(self, order: int) -> bool:
+        return self._released >= order
 
     @property
     def all_requested(self) -> bool:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+import attrs
+
 from ledger_core.events import UNREAD, Body
 from ledger_core.events.effect import (
     EffectAbandoned,
@@ -51,6 +53,18 @@ from ledger_core.events.wait import (
 from ledger_core.run.entry import UNKNOWN, Entry, Intent, Standing
 
 
+@attrs.define
+class Forked:
+    """The end of what a fork shares with its ancestor: what the code has to come through, and the state behind it."""
+
+    paths: set[str]
+    """What it has not asked for yet."""
+    order: int
+    """How many outcomes it must have been given."""
+    patch: Any
+    """A merge patch of the state, or None."""
+
+
 class Recording:
     """The recorded effects of one step."""
 
@@ -63,9 +77,8 @@ class Recording:
         self._restart()
         self._written: dict[str, Entry] = {}
         """Outside writes of dropped parts that succeeded."""
-        self._shared: set[str] = set()
-        """Paths of what it shares with an ancestor, and the code has not asked for yet."""
-        self._shared_order = 0
+        self._forks: list[Forked] = []
+        """Where forks of its line were made that the code has not come to yet."""
 
     def _restart(self) -> None:
         self.entries: dict[str, Entry] = {}
@@ -83,11 +96,12 @@ class Recording:
         if recording is not None:
             recording(self, seq, body)
 
-    def inherit(self, later: Iterable[tuple[int, Body]], overrides: Mapping[str, Any]) -> list[str]:
+    def inherit(self, later: Iterable[tuple[int, Body]], overrides: Mapping[str, Any], patch: Any) -> list[str]:
         """What is recorded so far is an ancestor's, and ends here; gives the outside writes that nobody knows of.
 
         What was open is asked for anew. But an outside write that was under way is the ancestor's, and nobody makes it
-        again: what came of it is in its `later` events. `overrides` are results in the place of recorded ones.
+        again: what came of it is in its `later` events. `overrides` are results in the place of recorded ones, and
+        `patch` changes the state of code that has come through all this.
         """
         left = {path for path, entry in self.entries.items() if entry.writes and not entry.final}
         left -= {path for path in left if self.entries[path].no_effect and self.entries[path].standing is Standing.OPEN}
@@ -109,14 +123,15 @@ class Recording:
                     del self.entries[one]  # a stream is given as it came; another answer, as a whole
         self._order = [(path, gone) for path, gone in self._order if path in self.entries]
         self._abandoned &= set(self.entries)
-        self._shared, self._shared_order, self.attempt = set(self.entries), len(self._order), 1
+        self._forks.append(Forked(set(self.entries), len(self._order), patch))
+        self.attempt = 1
         return sorted(left)
 
     def _step(self, _: int, body: StepCreated) -> None:
         if body.number > 1:
             self._restart()
             self._written, self.patched, self.attempt = {}, set(), 1
-            self._shared, self._shared_order = set(), 0
+            self._forks = []
 
     def _again(self, _: int, body: StepRetryScheduled) -> None:
         self.attempt = body.attempt
@@ -135,8 +150,9 @@ class Recording:
             if (entry.writes or entry.intent.kind == "child") and entry.standing is not Standing.FAILED:
                 self._written[path] = entry
         self._order = [(path, gone) for path, gone in self._order if path in self.entries]
-        self._shared -= set(dropped)
-        self._shared_order = min(self._shared_order, len(self._order))
+        for one in self._forks:
+            one.paths -= set(dropped)
+            one.order = min(one.order, len(self._order))
         if body.fresh:
             self.patched = set()
 

@@ -65,11 +65,10 @@ class Carrier:
                 fold.apply(event)
             state, journal, begun = fold.state, Journal(), own[0].body
             document, variables, session = begun.initial_state, begun.variables, begun.session  # type: ignore[attr-defined]
-            set_state = None
         else:
             record = RunRecord.read(runtime.log, run_id)
             state, journal, document = record.state, record.journal, record.document
-            variables, session, set_state = record.variables, record.session, record.set_state
+            variables, session = record.variables, record.session
             _check_settled(record)
         tag = tagger(runtime.log, state)
         if tag is None or isinstance(document, Missing):
@@ -84,7 +83,6 @@ class Carrier:
             self.recorder,
             session,
             variables=variables or {},
-            set_state=set_state,
         )
 
     def spawning(self, spawned: Callable[[str], None]) -> None:

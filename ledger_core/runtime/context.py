@@ -62,7 +62,6 @@ class Context:
         state: dict[str, Any],
         clock: Clock,
         root: Scope,
-        set_state: dict[str, Any] | None = None,
     ) -> None:
         self.run_id = run_id
         self.session_id = session_id
@@ -76,7 +75,6 @@ class Context:
         self._root = root
         self._effects = effects
         self._state = state
-        self._set_state = set_state
         self._clock = clock
 
     @property
@@ -131,8 +129,8 @@ class Context:
 
     def _pass_fork(self) -> None:
         """Put in force what a fork is to find in its state, once the code has come through what it shares."""
-        if self._set_state is not None and self._effects.driver.journal.behind_shared:
-            self._state, self._set_state = merge(self._state, self._set_state), None
+        for patch in self._effects.driver.journal.forks_passed():
+            self._state = merge(self._state, patch or {})
 
     def delete_state(self, key: str) -> None:
         """Remove a key from the state."""

@@ -65,8 +65,6 @@ class Execution:
     variables: dict[str, Any]
     state: dict[str, Any]
     clock: Clock
-    set_state: dict[str, Any] | None = None
-    """A patch of the state, in force behind what the run shares with an ancestor."""
     surroundings: Surroundings = attrs.field(factory=Surroundings)
     heard: Heard = unheard
     timeout_ns: int | None = None
@@ -172,7 +170,6 @@ class Execution:
             "root": root,
             "session_id": self.session_id,
             "state": dict(self.state),
-            "set_state": self.set_state,
             "clock": self.clock,
         }
 

@@ -29,7 +29,7 @@ from ledger_core.run.state import RunState
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.claims import Desk
 from ledger_core.runtime.folds import stream_of
-from ledger_core.runtime.lineage import history
+from ledger_core.runtime.lineage import Shared, history, shared, take
 
 _RESULTS: Final = frozenset(("tool", "model", "capture", "signal", "approval", "answer", "join"))
 """Kinds of effects that come to a result which somebody may want to be another one."""
@@ -179,7 +179,7 @@ class _Reading:
         """Results that take the place of shared ones; raises `BadInput` for effects that are not shared."""
         journal = Journal()
         for event in history(self._log, self._asked.run_id, self.at) if self._asked.overrides else ():
-            journal.record(event.seq, event.body)
+            take(journal, event, self._share)
         for path in self._asked.overrides:
             entry = journal.entries.get(path)
             if entry is None or not entry.final or entry.intent.kind not in _RESULTS:
@@ -195,13 +195,16 @@ class _Reading:
         """The first event behind which all the effects have results that are to be other ones; else the last."""
         journal, left = Journal(), set(self._asked.overrides)
         for event in history(self._log, self._asked.run_id, self._last):
-            journal.record(event.seq, event.body)
+            take(journal, event, self._share)
             path = getattr(event.body, "path", None)
             if path in left and (entry := journal.entries.get(path)) is not None and entry.final:
                 left.discard(path)
                 if not left:
                     return int(event.stream_seq) if event.stream == self._stream else min(2, self._last)
         return self._last
+
+    def _share(self, created: RunCreated) -> Shared:
+        return shared(self._log, created)
 
     def _event(self, number: int) -> Event:
         return next(self._log.stream(self._stream, number - 1))

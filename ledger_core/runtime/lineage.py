@@ -3,7 +3,7 @@
 Rules: nothing is copied. A fork names the event that it was forked behind by its seq and hash; what that event and
 those before it say is the beginning of the fork's own history, and is looked up in the ancestor's stream, and its
 ancestor's. Requests of a whole line are tagged under the key of its first run, so that they can be compared. This file
-does not know what the events mean to a journal.
+does not know what an effect is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ledger_core.errors import Damaged, NotFound
 from ledger_core.events.run import RunCreated
 from ledger_core.events.step import StepCreated
 from ledger_core.log.log import Event, Log
+from ledger_core.run.journal import Journal
 from ledger_core.run.state import RunState
 from ledger_core.runtime.folds import stream_of
 
@@ -50,7 +51,8 @@ def check(log: Log, created: RunCreated) -> None:
 def history(log: Log, run_id: str, last: int) -> Iterator[Event]:
     """What was before the end of a run's event `last`, as its code saw it: its own events, and those it shares.
 
-    A fork's first step is its ancestor's, which goes on. Raises `Damaged`.
+    A fork's first step is its ancestor's, which goes on; that it was forked comes behind what it shares. Raises
+    `Damaged`.
     """
     forked = False
     for event in log.stream(stream_of(run_id)):
@@ -60,10 +62,40 @@ def history(log: Log, run_id: str, last: int) -> Iterator[Event]:
         if isinstance(body, RunCreated) and body.ancestor is not None:
             forked = True
             yield from shared(log, body)[0]
+            yield event
         elif forked and isinstance(body, StepCreated):
             forked = False
         else:
             yield event
+
+
+def inherit(
+    journal: Journal, created: RunCreated, share: Share, seen: Callable[[Event], None] = lambda _: None
+) -> list[str]:
+    """Take over the journal of a fork's ancestors; gives the outside writes of theirs that nobody knows of.
+
+    `seen` is told of every event before the journal is. Raises `Damaged`.
+    """
+    before, later = share(created)
+    for event in before:
+        seen(event)
+        take(journal, event, share)
+    return _forked(journal, created, later)
+
+
+def take(journal: Journal, event: Event, share: Share) -> None:
+    """Take one event of a history into its journal."""
+    body = event.body
+    if isinstance(body, RunCreated) and body.ancestor is not None:
+        _forked(journal, body, share(body)[1])
+    else:
+        journal.record(event.seq, body)
+
+
+def _forked(journal: Journal, created: RunCreated, later: Iterable[Event]) -> list[str]:
+    overrides = created.overrides if isinstance(created.overrides, dict) else {}
+    patch = created.set_state if isinstance(created.set_state, dict) else None
+    return journal.inherit(((one.seq, one.body) for one in later), overrides, patch)
 
 
 def tagger(log: Log, state: RunState) -> Callable[[bytes], bytes] | None:

@@ -29,7 +29,7 @@ from ledger_core.run.journal import Journal
 from ledger_core.run.patch import merge
 from ledger_core.run.state import RunState
 from ledger_core.runtime.folds import stream_of
-from ledger_core.runtime.lineage import Share, shared
+from ledger_core.runtime.lineage import Share, inherit, shared
 
 
 @attrs.frozen(kw_only=True)
@@ -81,8 +81,6 @@ class RunRecord:
 
     unsettled: tuple[str, ...] = ()
     """Outside writes that were under way in an ancestor when this run was forked from it, and still are."""
-    set_state: Any = None
-    """A merge patch of the state, in force behind what it shares with an ancestor."""
 
     @classmethod
     def read(cls, log: Log, run_id: str) -> RunRecord:
@@ -134,7 +132,7 @@ class _Reading:
             found |= {"initial": body.initial_state, "document": body.initial_state}
             found |= {"session": body.session, "origin": body.origin, "variables": body.variables}
             if body.ancestor is not None:
-                self._inherit(body)
+                found["unsettled"] = tuple(inherit(self.journal, body, self._share))
         elif isinstance(body, StepCreated):
             if self.begun:
                 found["initial"] = found["document"]
@@ -153,15 +151,6 @@ class _Reading:
             found |= {"error_type": body.error_type, "message": body.message}
         elif isinstance(body, DivergenceDetected):
             found["divergence"] = body.difference
-
-    def _inherit(self, created: RunCreated) -> None:
-        """Take over the ancestor's journal at the event that the run was forked behind."""
-        before, later = self._share(created)
-        for event in before:
-            self.journal.record(event.seq, event.body)
-        overrides = created.overrides if isinstance(created.overrides, dict) else {}
-        left = self.journal.inherit(((one.seq, one.body) for one in later), overrides)
-        self._found |= {"unsettled": tuple(left), "set_state": created.set_state}
 
 
 __all__ = ["Result", "RunRecord", "stream_of"]

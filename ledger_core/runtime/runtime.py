@@ -367,7 +367,6 @@ class Runtime(Steering, Sessions, Governing):
         session: str | None,
         *,
         variables: Mapping[str, Any] | None = None,
-        set_state: Any = None,
     ) -> Execution:
         """An execution of an agent against a journal; without a recorder, nothing in it can be live."""
         return Execution(
@@ -379,7 +378,6 @@ class Runtime(Steering, Sessions, Governing):
             model=lambda model: _provider(model, spec.models, self._models),
             seed=state.seed,
             lineage_seed=state.lineage_seed,
-            set_state=set_state,
             run_id=state.run,
             step_id=state.step,
             step_number=state.step_number,
