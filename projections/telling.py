@@ -146,7 +146,8 @@ def _captured(body: effect.ValueCaptured, _: str) -> Told:
 def _created(body: run.RunCreated, _: str) -> Told:
     parent = "" if body.parent is None else f", child of {body.parent} at effect {body.parent_path}"
     session = "" if body.session is None else f", in session {body.session}"
-    return Told(f"run of agent {body.agent}{session}{parent}", body.initial_state)
+    fork = "" if body.ancestor is None else f", fork of {body.ancestor} behind its event {body.ancestor_event}"
+    return Told(f"run of agent {body.agent}{session}{parent}{fork}", body.initial_state)
 
 
 def _released(body: step.StepReleased, _: str) -> Told:

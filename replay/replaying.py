@@ -6,6 +6,7 @@ whatever would have to be live is a divergence. What comes of it is a value. Thi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any, Final, Literal
 
 import attrs
@@ -129,7 +130,7 @@ def attempt(runtime: Runtime, run_id: str, agent: AgentSpec) -> Comparison | Non
     """
     recorded = _recorded(runtime, run_id)
     steps = steps_of(runtime, run_id, agent)
-    by_step: dict[int, list[Effect]] = {step.number: [] for step in steps}
+    by_step: dict[int, list[Effect]] = defaultdict(list)  # what a fork shares may be of earlier steps
     for one in recorded.effects:
         by_step[_step(one.path)].append(one)
     ends: list[Divergence] = []

@@ -246,6 +246,7 @@ class Checker:
         name = self._name(reader, header, facts)
         if header.flags & chain.OPENS:
             yield from self._opening(reader, header, name)
+            yield from _origins(reader, header, facts[6], name)
         if header.flags & chain.STORES:
             yield from self._blobs(reader, header, facts[7][record.EXTRA_BLOBS], name)
         if header.flags & chain.TAGGED:
@@ -324,6 +325,19 @@ def records(store: Store, checker: Checker, first: int, last: int) -> Iterator[F
         with store.read() as reader:
             yield from checker.range(reader, at, stop)
         yield stop
+
+
+def _origins(reader: Reader, header: Sealed, own: dict[str, Any], name: str) -> Iterator[Finding]:
+    """The events that the first event of a run names as those which it came of must be the ones of that hash."""
+    for what in ("parent", "ancestor"):
+        seq, hash_ = own.get(f"{what}_seq"), own.get(f"{what}_hash")
+        if seq is None and hash_ is None:
+            continue
+        known = isinstance(seq, int) and 0 < seq < header.seq
+        data = reader.get(Tree.EVENTS, index.seq_key(Seq(seq))) if known and seq is not None else None
+        if data is None or chain.stored_hash(data) != hash_:
+            detail = f"names an event of its {what} that is not the one at seq {seq}"
+            yield Finding(kind="origin", seq=header.seq, stream=name, detail=detail)
 
 
 def _counts(reader: Reader, header: Sealed, own: dict[str, Any], name: str) -> Iterator[Finding]:

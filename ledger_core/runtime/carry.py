@@ -57,6 +57,7 @@ class Carrier:
         """`events` are those of the claim's commit; raises `Refused` for a run whose words were forgotten."""
         self._runtime = runtime
         self._spec = spec
+        self._refused: Refused | None = None
         stream = stream_of(run_id)
         own = [event for event in events if event.stream == stream]
         if fresh:
@@ -69,7 +70,7 @@ class Carrier:
             record = RunRecord.read(runtime.log, run_id)
             state, journal, document = record.state, record.journal, record.document
             variables, session = record.variables, record.session
-            _check_settled(record)
+            self._refused = _unsettled(record)
         tag = tagger(runtime.log, state)
         if tag is None or isinstance(document, Missing):
             raise Refused(f"What run {run_id} said was forgotten: it cannot go on.", hint="Start a new run.")
@@ -92,6 +93,9 @@ class Carrier:
 
     def carry(self) -> Carried:
         """Carry sync code, in this thread."""
+        if self._refused is not None:
+            self.recorder.commit(_blocked(self._refused))
+            return Carried(error=self._refused)
         try:
             ended = self.execution.run()
             reach("agent-ended")
@@ -114,6 +118,9 @@ class Carrier:
 
     async def acarry(self) -> Carried:
         """Carry async code, in the running loop."""
+        if self._refused is not None:
+            await self.recorder.acommit(_blocked(self._refused))
+            return Carried(error=self._refused)
         try:
             ended = await self.execution.arun()
             reach("agent-ended")
@@ -214,14 +221,16 @@ class Carrier:
         return _unless_cancelled(lambda state, riders: decide.fail(state, failure, riders, now_ns()))
 
 
-def _check_settled(record: RunRecord) -> None:
-    """That nobody need know what came of a write that the run's ancestor was making when it was forked."""
-    if record.unsettled:
-        raise Refused(
-            f"{record.state.ancestor}, of which {record.state.run} is a fork, was making an outside write at effect "
-            f"{record.unsettled[0]} then, and nobody knows what came of it.",
-            hint=f"Find out: agentledger ledger settle {record.state.ancestor}:{record.unsettled[0]} --as …",
-        )
+def _unsettled(record: RunRecord) -> Refused | None:
+    """Why a fork may not go on: its ancestor was making an outside write, and nobody knows what came of it."""
+    if not record.unsettled:
+        return None
+    ancestor, path = record.state.ancestor, record.unsettled[0]
+    return Refused(
+        f"{ancestor}, of which {record.state.run} is a fork, was making an outside write at effect {path} then, and "
+        "nobody knows what came of it.",
+        hint=f"Find out, and say it: agentledger ledger settle {ancestor}:{path} --as …",
+    )
 
 
 def _unless_cancelled(bodies: Bodies) -> Bodies:
@@ -229,9 +238,9 @@ def _unless_cancelled(bodies: Bodies) -> Bodies:
     return lambda state, riders: decide.cancelled(state, riders) if state.cancelling else bodies(state, riders)
 
 
-def _blocked(unfit: BadInput) -> Bodies:
-    """Give the step back because something of it cannot be recorded: it would be so again."""
-    return _unless_cancelled(lambda state, _: decide.block(state, str(unfit)))
+def _blocked(why: LedgerError) -> Bodies:
+    """Give the step back because it cannot go on, and could not if it were tried again."""
+    return _unless_cancelled(lambda state, _: decide.block(state, str(why)))
 
 
 def _waits(state: RunState, riders: Sequence[Body]) -> str:
