@@ -26,8 +26,9 @@ from replay.journals import Aligned, Asked
 def effects_of(recorded: Course, journal: Aligned, tools: Mapping[str, ToolSpec]) -> list[Effect]:
     """What code asked for that was executed against `journal`, in that order."""
     known = {one.path: one for one in recorded.effects}
+    live = {} if journal.live is None else journal.live.effects
     asked = [
-        _effect(path, one, known.get(one.path or ""), tools, gone=path in journal.given_up)
+        live.get(path) or _effect(path, one, known.get(one.path or ""), tools, gone=path in journal.given_up)
         for path, one in journal.asked.items()
         if one.path is not None or not journal.was_given_up(path)  # else it was given up before anything was recorded
     ]

@@ -1,10 +1,10 @@
 """Journals for replay: one that notes what the code asks for, and one that answers whatever it asks for.
 
-Rules: nothing is live. `Watched` is the journal of recovery, which stops at the first difference; it sees one thing
-more, that a tool declares another version. `Aligned` goes on: what the code asks for is answered by the recorded effect
-that it most likely is, each used once; where there is none, by an assumption, which is noted. Recorded outcomes are
-released in their recorded order as far as the code asks for them. What of it was a divergence is nobody's question
-here: who compares what was done with what was recorded (`comparing`) says it.
+Rules: nothing is live but what `Live` is given to make. `Watched` is the journal of recovery, which stops at the first
+difference; it sees one thing more, that a tool declares another version. `Aligned` goes on: what the code asks for is
+answered by the recorded effect that it most likely is, each used once; where there is none, by an assumption, which is
+noted. Recorded outcomes are released in their recorded order as far as the code asks for them. What of it was a
+divergence is nobody's question here: who compares what was done with what was recorded (`comparing`) says it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import attrs
 from ledger_core.run import divergence
 from ledger_core.run.divergence import Difference, Divergence
 from ledger_core.run.journal import Entry, Intent, Journal, Standing
+from replay.live import Live
 
 Version = Callable[[str], str | None]
 """The version that a tool declares today; None for one that is not known."""
@@ -73,8 +74,10 @@ class Asked:
 class Aligned(Journal):
     """A journal that answers whatever the code asks for, as well as the record can."""
 
-    def __init__(self, journal: Journal, begun_ns: int) -> None:
+    def __init__(self, journal: Journal, begun_ns: int, live: Live | None = None) -> None:
+        """`live` makes what it chooses; nothing is live without it."""
         vars(self).update(vars(journal))
+        self.live = live
         self._begun_ns = begun_ns
         self.asked: dict[str, Asked] = {}
         """By the path at which it was asked for, in the order of asking."""
@@ -108,9 +111,12 @@ class Aligned(Journal):
         if len(self.asked) > 2 * len(self._known) + _MORE:
             return self.beyond(intent)
         path = self._claim(intent)
-        entry = self._assumed(intent) if path is None else attrs.evolve(self._known[path], intent=intent)
         self._pass(path or "")
         exact = path is not None and _key(self._known[path].intent) == _key(intent)
+        if self.live is not None and self.live.ask(intent, exact) and (made := self.live.call(intent)) is not None:
+            path, exact, entry = None, False, made
+        else:
+            entry = self._assumed(intent) if path is None else attrs.evolve(self._known[path], intent=intent)
         self.asked[intent.path] = self._pending[intent.path] = Asked(intent, entry, path, exact=exact)
         return entry
 

@@ -14,6 +14,7 @@ import attrs
 from ledger_core.errors import BadInput, LedgerError
 from ledger_core.run import divergence
 from ledger_core.run.divergence import Divergence
+from ledger_core.run.entry import Intent
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.folds import stream_of
 from ledger_core.runtime.lineage import shared
@@ -21,11 +22,12 @@ from ledger_core.runtime.recorded import RunRecord
 from ledger_core.runtime.runtime import Runtime
 from projections.course import Course, Effect, of_events
 from replay.attempt import effects_of, end_of
-from replay.comparing import STOPS, Comparison, compare
+from replay.comparing import STOPS, Comparison, compare, effect_json
 from replay.journals import Aligned, Version, Watched
+from replay.live import CALLS, Ask, Live
 from replay.steps import Step, end_differences, executed, first_difference, steps_of
 
-Mode = Literal["strict", "collect"]
+Mode = Literal["strict", "collect", "cut"]
 SAVED: Final = "agentledger.replay.v1"
 """Schema of a replay that was saved, which has what the code did in `course`."""
 TODAY: Final = "the code of today"
@@ -49,6 +51,8 @@ class Replay:
     """Where the code does something else than was recorded, in order; the first alone in strict mode."""
     course: Course | None = None
     """What the code did, as it can be saved and compared; None where it was not kept."""
+    live: Effect | None = None
+    """The effect that was made, where one was."""
 
     @property
     def divergence(self) -> Divergence | None:
@@ -79,7 +83,46 @@ class Replay:
             "mode": self.mode,
             "divergence": None if found is None else found.as_json(),
             "divergences": [one.as_json() for one in self.divergences],
+            "live": None if self.live is None else {**effect_json(self.live), "value": self.live.value},
         }
+
+
+def cut(runtime: Runtime, run_id: str, agent: AgentSpec, point: str, *, keep: bool = False) -> Replay:
+    """Replay with one effect live, that at the path `point`, under the runtime's rules; all others are answered.
+
+    What comes of it, and of all that follows, is collected. Raises as `replay` does, and `BadInput` where the code has
+    no such effect, or one that cannot be asked of the world: an outside write, or what waits for others.
+    """
+    asked: list[Intent] = []
+
+    def ask(intent: Intent, _: bool) -> bool:
+        if intent.path == point:
+            asked.append(intent)
+        return intent.path == point
+
+    record = RunRecord.read(runtime.log, run_id)
+    compared = attempt(runtime, run_id, agent, ask)
+    made = None if compared is None else next((one for one in compared.attempted.effects if one.path == point), None)
+    if compared is None or made is None or not asked:
+        raise BadInput(
+            f"Agent {agent.name} asks for nothing at effect {point!r:.80} of run {run_id}.",
+            hint=f"agentledger debug {run_id} shows the effects: tool and model calls can be made again.",
+        )
+    if made.outcome == "assumed" or made.kind not in CALLS or made.writes:
+        raise BadInput(
+            f"Effect {point} of run {run_id}, {made.words()}, cannot be made again by itself.",
+            hint="Outside writes are never made by a replay, and nothing else waits. `fork --live` goes on for real.",
+        )
+    return Replay(
+        run_id=run_id,
+        effects=len(compared.attempted.effects) - 1,
+        complete=record.state.ended,
+        same_code=agent.code_digest == record.state.code_digest,
+        mode="cut",
+        divergences=tuple(one for one in compared.divergences if one.recorded != STOPS),
+        course=compared.attempted if keep else None,
+        live=made,
+    )
 
 
 def replay(runtime: Runtime, run_id: str, agent: AgentSpec, *, mode: Mode = "strict", keep: bool = False) -> Replay:
@@ -123,10 +166,11 @@ def _strictly(runtime: Runtime, steps: list[Step]) -> tuple[Divergence | None, i
     return None, number
 
 
-def attempt(runtime: Runtime, run_id: str, agent: AgentSpec) -> Comparison | None:
+def attempt(runtime: Runtime, run_id: str, agent: AgentSpec, ask: Ask | None = None) -> Comparison | None:
     """What the code does when it is answered whatever it asks for, held against the record.
 
-    None where code of it could not be executed to an end. Raises as `replay` does.
+    `ask` chooses what is asked of the world; nothing without it. None where code of it could not be executed to an
+    end. Raises as `replay` does.
     """
     recorded = _recorded(runtime, run_id)
     steps = steps_of(runtime, run_id, agent)
@@ -135,7 +179,12 @@ def attempt(runtime: Runtime, run_id: str, agent: AgentSpec) -> Comparison | Non
         by_step[_step(one.path)].append(one)
     ends: list[Divergence] = []
     last: dict[str, Any] = {}
-    for done in executed(runtime, steps, lambda step, _: Aligned(step.record.journal, step.record.state.created_ns)):
+
+    def journal(step: Step, spec: AgentSpec) -> Aligned:
+        live = None if ask is None else Live(runtime, spec, ask)
+        return Aligned(step.record.journal, step.record.state.created_ns, live)
+
+    for done in executed(runtime, steps, journal):
         if isinstance(done.ended.stopped, LedgerError):
             return None
         by_step[done.step.number] = effects_of(recorded, done.journal, done.spec.tools)

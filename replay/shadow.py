@@ -2,7 +2,8 @@
 
 Rules: nothing outside is touched. A request that is on record gets its recorded answer; an outside write that is not is
 blocked, and anything else that is not is given an assumption: the code goes on, and from the first assumption on what
-it does is a guess, which the report says. Nothing is appended. This file does not print.
+it does is a guess, which the report says. Only who asks for it has models and tools that read called for real. Nothing
+is appended. This file does not print.
 """
 
 from __future__ import annotations
@@ -70,15 +71,19 @@ class Shadow:
         }
 
 
-def shadow(runtime: Runtime, run_id: str, candidate: AgentSpec) -> Shadow:
-    """Execute a candidate's code against a run's record. Raises `NotFound`, and `Refused` for a forgotten run."""
+def shadow(runtime: Runtime, run_id: str, candidate: AgentSpec, *, live: bool = False) -> Shadow:
+    """Execute a candidate's code against a run's record.
+
+    With `live`, models and tools that only read are asked for what is not on record, under the runtime's rules; outside
+    writes are blocked all the same. Raises `NotFound`, and `Refused` for a forgotten run.
+    """
     state = runtime.state(run_id)
     if state.driver != "code":
         raise Refused(
             f"Run {run_id} was driven by attached code: there is no place in it that a candidate could take.",
             hint="Shadow a run of an agent.",
         )
-    compared = attempt(runtime, run_id, candidate)
+    compared = attempt(runtime, run_id, candidate, (lambda _, recorded: not recorded) if live else None)
     if compared is None:
         raise Refused(
             f"Agent {candidate.name} could not be executed to an end against run {run_id}.",

@@ -8,7 +8,7 @@ import click
 
 from cli.commands.compare import show
 from cli.commands.runs import recorded_target, show_result
-from cli.options import document, json_value, open_log, open_runtime, pass_settings
+from cli.options import document, json_value, open_log, open_runtime, pass_settings, rules
 from cli.output import Settings, count, emit, harmless, say, short
 from ledger_core.errors import BadInput
 from ledger_core.runtime import target as targets
@@ -88,17 +88,20 @@ def _override(text: str) -> tuple[str, Any]:
 @click.command()
 @click.argument("run_name", metavar="RUN")
 @click.option("--agent", "target", required=True, help="The candidate: file.py[:agent] or module:agent.")
+@click.option("--live", is_flag=True, help="Ask models and tools that only read for what is not on record.")
 @click.option("--fail-on-divergence", is_flag=True, help="Exit with 4 if it would have done anything otherwise.")
 @pass_settings
-def shadow(settings: Settings, run_name: str, target: str, fail_on_divergence: bool) -> int:
+def shadow(settings: Settings, run_name: str, target: str, *, live: bool, fail_on_divergence: bool) -> int:
     """Execute a candidate's code against a run's record, and show what it would have done otherwise.
 
     Nothing outside is touched, and nothing is appended. Requests that are on record get their recorded answers; outside
-    writes that are not are blocked; other answers that are not on record are assumed, and what follows is a guess.
+    writes that are not are blocked; other answers that are not on record are assumed, and what follows is a guess. With
+    --live, what is not on record is asked for, which may cost money; outside writes stay blocked.
     """
     candidate = targets.load(target)
-    with open_log(settings) as log, Runtime(log, policy=[], sandbox={}) as runtime:
-        found = shadowing.shadow(runtime, runs.resolve(log, run_name), candidate)
+    governed = rules(settings) if live else {"policy": [], "sandbox": {}}
+    with open_log(settings) as log, Runtime(log, **governed) as runtime:
+        found = shadowing.shadow(runtime, runs.resolve(log, run_name), candidate, live=live)
 
     def render() -> None:
         effects = len(found.compared.attempted.effects)

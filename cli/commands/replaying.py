@@ -10,13 +10,13 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import click
 
 from cli.commands.runs import divergence_code, recorded_target
-from cli.options import open_log, pass_settings
-from cli.output import Settings, count, emit, harmless, progress, say
+from cli.options import open_log, pass_settings, rules
+from cli.output import Settings, count, emit, harmless, progress, say, short
 from ledger_core.clock import NS
 from ledger_core.errors import BadInput
 from ledger_core.log.log import Log
@@ -37,11 +37,12 @@ _UNITS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 @click.option("--agent", "target", help="The code to replay; else the recorded entry point.")
 @click.option(
     "--mode",
-    type=click.Choice(get_args(replaying.Mode)),
+    type=click.Choice(("strict", "collect")),
     default="strict",
     show_default=True,
     help="Stop at the first difference, or go on and collect all of them.",
 )
+@click.option("--cut", metavar="EFFECT", help="Make this one effect live, and collect what follows; no outside write.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Keep what the code did in a file.")
 @click.option("--all", "every", is_flag=True, help="Replay all runs of the ledger, the newest first.")
 @click.option("--since", metavar="SPAN", help="With --all: runs that began in the last 30min, 12h, 7d, 2w.")
@@ -55,6 +56,7 @@ def replay(
     run_name: str | None,
     target: str | None,
     mode: replaying.Mode,
+    cut: str | None,
     save: Path | None,
     every: bool,
     since: str | None,
@@ -66,45 +68,60 @@ def replay(
     """Run an agent's code again, the record answering for the world.
 
     Nothing outside is touched, and nothing is appended but, with --certify, a certificate. With --all as a gate: every
-    run, over several processes. With --save a file that `diff` compares with runs, evidence and other replays. Exits
-    with 4 where the code does something else than was recorded.
+    run, over several processes. With --cut, one model call or one tool that only reads is really called, under the
+    ledger's rules. With --save a file that `diff` compares with runs, evidence and other replays. Exits with 4 where
+    the code does something else than was recorded.
     """
     if every:
         if run_name is not None:
             raise BadInput("Either one run is replayed, or all are.", hint="Leave RUN or --all out.")
-        if save is not None or mode != "strict":
-            raise BadInput("--mode and --save are for one run.", hint="agentledger replay RUN --mode collect")
+        if save is not None or cut is not None or mode != "strict":
+            raise BadInput("--mode, --cut and --save are for one run.", hint="agentledger replay RUN --mode collect")
         return _all(settings, target, since=since, agent=agent, jobs=jobs, timeout=timeout, certify=certify)
     if run_name is None:
         raise BadInput("Which run?", hint="agentledger replay RUN, or agentledger replay --all.")
     if since or agent or jobs or timeout or certify:
         raise BadInput("--since, --of, --jobs, --timeout and --certify are for many runs.", hint="Add --all.")
-    return _one(settings, run_name, target, mode, save)
+    return _one(settings, run_name, target, mode, cut, save)
 
 
-def _one(settings: Settings, run_name: str, target: str | None, mode: replaying.Mode, save: Path | None) -> int:
-    with open_log(settings) as log, Runtime(log, policy=[], sandbox={}) as runtime:
+def _one(
+    settings: Settings,
+    run_name: str,
+    target: str | None,
+    mode: replaying.Mode,
+    cut: str | None,
+    save: Path | None,
+) -> int:
+    governed = {"policy": [], "sandbox": {}} if cut is None else rules(settings)
+    with open_log(settings) as log, Runtime(log, **governed) as runtime:
         run_id = runs.resolve(runtime.log, run_name)
         if runtime.state(run_id).driver == "external":
-            if save is not None:
+            if save is not None or cut is not None:
                 raise BadInput(
-                    f"Run {run_id} was driven by attached code, which cannot be executed again: nothing to save.",
+                    f"Run {run_id} was driven by attached code, which cannot be executed again.",
                     hint=f"Keep its evidence: agentledger evidence {run_id} --out FILE",
                 )
             found = replaying.refold(runtime, run_id)
         else:
-            spec = targets.load(target or recorded_target(runtime.log, run_id))
-            found = replaying.replay(runtime, run_id, spec, mode=mode, keep=save is not None)
+            spec, keep = targets.load(target or recorded_target(runtime.log, run_id)), save is not None
+            if cut is not None:
+                found = replaying.cut(runtime, run_id, spec, cut, keep=keep)
+            else:
+                found = replaying.replay(runtime, run_id, spec, mode=mode, keep=keep)
     value = found.as_json()
     if save is not None:
         _write(settings, found, save)
         value["saved"] = str(save)
 
     def render() -> None:
+        if found.live is not None:
+            same = "the same as was recorded" if found.ok else short(found.live.value)
+            click.echo(harmless(f"{found.live.words()} at effect {found.live.path}, made again: {same}"))
         if found.ok:
             end = "to its recorded end" if found.complete else "to where the record stops"
             click.echo(f"{run_id}: {count(found.effects, 'effect')} answered from the record, the same {end}")
-        for one in found.divergences[:_MOST] if mode == "collect" else ():
+        for one in found.divergences[:_MOST] if found.mode != "strict" else ():
             click.echo(harmless(one.sentence()))
         if len(found.divergences) > _MOST:
             click.echo(f"… and {count(len(found.divergences) - _MOST, 'more divergence')}: --json has all")

@@ -97,6 +97,13 @@ class Runtime(Steering, Sessions, Governing):
         """A runtime whose ledger ends with the process."""
         return cls(Log.in_memory(clock=clock), models=models, **rules)
 
+    def beside(self) -> Runtime:
+        """A runtime with the same rules, models and tools, whose ledger ends with it, and which shares nothing else."""
+        made = Runtime.in_memory(models=self._models, clock=self.log.clock)
+        made.policy, made.sandboxes, made.prices = self.policy, self.sandboxes, self.prices
+        made._tools = dict(self._tools)
+        return made
+
     def __enter__(self) -> Runtime:
         return self
 
