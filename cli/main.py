@@ -19,6 +19,7 @@ try:
     import click
 
     from cli.commands import (
+        bisect,
         budget,
         compare,
         contract,
@@ -88,6 +89,7 @@ GROUPS: dict[str, Sequence[click.Command]] = {
         fork.shadow,
         compare.diff,
         compare.divergence,
+        bisect.bisect,
         evidence.evidence,
         evidence.evidence_check,
         gates.corpus,

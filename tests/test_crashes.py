@@ -20,6 +20,8 @@ from ledger_core.log.log import STORE, Log
 from ledger_core.runtime.recorded import stream_of
 from ledger_core.runtime.runtime import Runtime
 from ledger_core.runtime.target import load
+from replay import sides
+from replay.comparing import compare
 from replay.replaying import replay
 
 HERE = Path(__file__).resolve().parent
@@ -109,7 +111,7 @@ def test_killed_everywhere_and_again_while_recovering(agent, tmp_path, nursery, 
     assert code == 0, said
     places = trace.read_text().splitlines()
     with Runtime.local(tmp_path / "whole") as runtime:
-        whole = runtime.result("r")
+        whole, course = runtime.result("r"), sides.of_run(runtime.log, "r")
         assert runtime.state("r").effects >= 40
     expected = _tickets(service)
     assert set(expected.values()) == {1}
@@ -131,8 +133,10 @@ def test_killed_everywhere_and_again_while_recovering(agent, tmp_path, nursery, 
             result = runtime.result("r")
             os.environ.update(FORTY_SERVICE="http://127.0.0.1:9", FORTY_NOTES=os.devnull)
             again = replay(runtime, "r", load(f"{AGENTS}:{agent}"))
+            recovered = sides.of_run(runtime.log, "r")
         assert (result.status, result.output, result.state) == (whole.status, whole.output, whole.state)
         assert again.ok and again.complete, again.divergence
+        assert compare(course, recovered).same, compare(course, recovered).verdict()
         assert _tickets(service) - before == expected, f"at {places[number - 1]} ({number})"
         assert _findings(root, findings) == []
     assert killed[True] >= len(places) * 0.95  # how many places a run has depends on how its commits met

@@ -41,7 +41,7 @@ _FIELDS: Final = 10
 """Fields of one effect in which it differs."""
 _LINES: Final = 40
 """Lines of one text."""
-_NARROWEST: Final = 40
+NARROWEST: Final = 40
 _ABSENT: Final = "<absent>"
 """As `divergence.differences` names what is not there."""
 
@@ -65,7 +65,7 @@ def diff(settings: Settings, left: str, right: str, html: Path | None, every: bo
         value["html"] = str(html)
 
     def render() -> None:
-        click.secho(_clean(found.verdict()), bold=True)
+        click.secho(clean(found.verdict()), bold=True)
         if html is not None:
             say(f"The page is {html}.")
             return
@@ -76,7 +76,7 @@ def diff(settings: Settings, left: str, right: str, html: Path | None, every: bo
 
 def show(found: Comparison, *, every: bool = False) -> None:
     """Print two runs side by side, as wide as the terminal is: what they are, what differs, how they ended."""
-    width = max(_NARROWEST, shutil.get_terminal_size((100, 24)).columns)
+    width = max(NARROWEST, shutil.get_terminal_size((100, 24)).columns)
     for lines in (_sides(found, width), _rows(found, width, every=every), _ends(found, width)):
         for line in lines:
             click.echo(line)
@@ -97,14 +97,14 @@ def divergence(settings: Settings, left: str, right: str, fail_on_divergence: bo
     value = {name: part for name, part in found.as_json().items() if name in names} if settings.json else {}
 
     def render() -> None:
-        click.secho(_clean(found.verdict()), bold=True)
-        width = max(_NARROWEST, shutil.get_terminal_size((100, 24)).columns)
+        click.secho(clean(found.verdict()), bold=True)
+        width = max(NARROWEST, shutil.get_terminal_size((100, 24)).columns)
         for one in found.divergences[:_MOST]:
             click.echo()
-            click.secho(_clean(one.sentence()), fg="red")
+            click.secho(clean(one.sentence()), fg="red")
             if one.hash is not None:
-                click.secho(_clean(f"  event {one.event} of the run, seq {one.seq}, {one.hash[:16]}…"), dim=True)
-            for line in _differences(one, width, inside=2):
+                click.secho(clean(f"  event {one.event} of the run, seq {one.seq}, {one.hash[:16]}…"), dim=True)
+            for line in difference_lines(one, width, inside=2):
                 click.echo(line)
             click.echo(f"  {one.kind.cause}")
         if len(found.divergences) > _MOST:
@@ -115,14 +115,14 @@ def divergence(settings: Settings, left: str, right: str, fail_on_divergence: bo
 
 
 def _compared(settings: Settings, left: str, right: str) -> Comparison:
-    with _ledger(settings, left, right) as log:
+    with ledger_of(settings, left, right) as log:
         one = sides.load(left, log)
         other = one if right == left else sides.load(right, log)
         return compare(one, other)
 
 
 @contextmanager
-def _ledger(settings: Settings, *names: str) -> Iterator[Log | None]:
+def ledger_of(settings: Settings, *names: str) -> Iterator[Log | None]:
     """The ledger here, if there is one; there must be one unless both names are files."""
     if all(sides.is_file_name(name) for name in names):
         yield None
@@ -185,7 +185,7 @@ def _rows(found: Comparison, width: int, *, every: bool) -> Iterator[str]:
         told += one is not None
         yield _two(mark, _words(row.left), _words(row.right), width, colour=colour, end=code, dim=one is None)
         if one is not None:
-            yield from _differences(one, width)
+            yield from difference_lines(one, width)
             yield from _alone(row, width)
 
 
@@ -222,21 +222,22 @@ def _ends(found: Comparison, width: int) -> Iterator[str]:
     yield ""
     cost = found.cost
     if not any(cost["difference"].values()):
-        yield _clean(f"cost      both {cost_words(cost['left'])}")
+        yield clean(f"cost      both {cost_words(cost['left'])}")
         return
     for name in ("left", "right"):
-        yield _clean(f"cost      {name:<6}{cost_words(cost[name])}")
+        yield clean(f"cost      {name:<6}{cost_words(cost[name])}")
     more = {name: amount for name, amount in cost["difference"].items() if amount}
     signed = ", ".join(("+" if amount > 0 else "-") + cost_words({name: abs(amount)}) for name, amount in more.items())
-    yield _clean(f"          right {signed}")
+    yield clean(f"          right {signed}")
 
 
 def _told(one: Divergence, width: int) -> Iterator[str]:
-    yield click.style(_clean(one.sentence()), bold=True)
-    yield from _differences(one, width, inside=2)
+    yield click.style(clean(one.sentence()), bold=True)
+    yield from difference_lines(one, width, inside=2)
 
 
-def _differences(one: Divergence, width: int, *, inside: int = 6) -> Iterator[str]:
+def difference_lines(one: Divergence, width: int, *, inside: int = 6) -> Iterator[str]:
+    """What differs in a divergence, field by field, texts as text diffs."""
     yield from _fields(one.differences, width, inside=inside)
 
 
@@ -247,9 +248,9 @@ def _fields(found: Sequence[Difference], width: int, *, inside: int = 6) -> Iter
         there = [(mark, _flat(value, width), colour) for mark, value, colour in pairs if value != _ABSENT]
         signs = [f"{mark} {said}" for mark, said, _ in there] if len(there) == 1 else [said for _, said, _ in there]
         text = is_text(one.recorded, one.attempted)
-        if not text and cell_len(_clean(f"{margin}{one.at}  {' → '.join(signs)}")) <= width:
-            coloured = [click.style(_clean(said), fg=colour) for said, (_, _, colour) in zip(signs, there, strict=True)]
-            yield click.style(_clean(f"{margin}{one.at}  "), dim=True) + " → ".join(coloured)
+        if not text and cell_len(clean(f"{margin}{one.at}  {' → '.join(signs)}")) <= width:
+            coloured = [click.style(clean(said), fg=colour) for said, (_, _, colour) in zip(signs, there, strict=True)]
+            yield click.style(clean(f"{margin}{one.at}  "), dim=True) + " → ".join(coloured)
             continue
         yield click.style(_cut(f"{margin}{one.at}", width), dim=True)
         if text:
@@ -271,7 +272,7 @@ def _two(
 ) -> str:
     """A line of two columns."""
     half = (width - 12) // 2
-    left, right = (_fit(_clean(text), half) for text in (left, right))
+    left, right = (_fit(clean(text), half) for text in (left, right))
     return click.style(f"{mark} {left}  {right}  {end}".rstrip(), fg=colour, dim=dim)
 
 
@@ -282,7 +283,7 @@ def _fit(text: str, width: int) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    text = _clean(text).replace("\n", "⏎")
+    text = clean(text).replace("\n", "⏎")
     return text if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
 
 
@@ -293,6 +294,6 @@ def _flat(value: Any, most: int) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)[: most + 1]
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Text without secrets, and without what a terminal would obey."""
     return harmless(VAULT.clean_text(text))

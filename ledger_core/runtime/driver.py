@@ -305,8 +305,13 @@ class BlockingDriver:
 
     async def effect(self, work: Coroutine[Any, Any, T], abandoned: Callable[[], None]) -> T:
         del abandoned
-        with self._turns:
-            return await work
+        try:
+            with self._turns:
+                return await work
+        except BaseException as error:
+            if not isinstance(error, Exception):  # the worker ends: nobody records what the code makes of that
+                self.stop(error)
+            raise
 
     def flush_soon(self, recorder: Recorder) -> None:
         try:

@@ -228,12 +228,16 @@ class AsyncDriver:
             await self._loop.create_future()  # until the code is torn down
             raise
         except asyncio.CancelledError:  # by the code; where the whole loop ends, it has given up nothing
-            ends = (
-                self._carrier is not None and self._carrier.cancelling() > 0
-            )  # the loop ends: the code gave up nothing
+            ends = self._carrier is not None and self._carrier.cancelling() > 0
             if not ends and not self.closed and not task.cancelled():
                 abandoned()
                 self._pump_soon()
+            raise
+        except BaseException as error:
+            if isinstance(error, Exception):
+                raise
+            self.stop(error)  # the worker ends: what the code would make of that is nobody's record
+            await self._loop.create_future()
             raise
 
     @property
