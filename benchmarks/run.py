@@ -6,6 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import compare_bench
 import govern_bench
 import log_bench
 import run_bench
@@ -20,6 +21,8 @@ BENCHES = {
     "replay": run_bench.replay,
     "govern": govern_bench.govern,
     "workers": worker_bench.workers,
+    "fork": compare_bench.fork,
+    "bisect": compare_bench.bisect,
     "views": view_bench.views_,
     "seed": run_bench.seed,
 }

@@ -209,6 +209,14 @@ class Log:
         """A stream's events behind its `after`th."""
         return self._reading.stream(name, after, contents=contents)
 
+    def nth(self, stream: str, number: int, *, contents: bool = True) -> Event:
+        """A stream's `number`th event, from 1; raises `NotFound`."""
+        with self._store.read() as reader:
+            found = self._reading.nth(reader, stream, number, contents=contents)
+        if found is None:
+            raise NotFound(f"Stream {stream} has no event {number}.", hint="Events of a stream are counted from 1.")
+        return found
+
     def records(self, stream: str) -> Iterator[tuple[Seq, bytes]]:
         """A stream's records as they are stored, with their seqs; unchecked."""
         return raw.records(self._store, stream)

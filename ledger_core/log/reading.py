@@ -142,6 +142,12 @@ class Reading:
                 return
             after = batch[-1].stream_seq
 
+    def nth(self, reader: Reader, name: str, number: int, *, contents: bool) -> Event | None:
+        """A stream's `number`th event, from 1; None if it has no such event. Nothing else is decoded."""
+        stream = index.find_stream(reader, name)
+        found = None if stream is None or number < 1 else next(index.stream_records(reader, stream, number - 1), None)
+        return None if found is None else self._event(reader, found[1], found[0], {} if contents else None)
+
     def _event(self, reader: Reader, data: bytes, seq: Seq, seen: Ciphers | None) -> Event:
         header = record.checked_header(data, seq)
         info = self.info(reader, header.stream)

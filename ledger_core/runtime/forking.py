@@ -158,7 +158,10 @@ class _Reading:
         """The event that created the step that an event is of; found by halves, for steps follow one another."""
         if event.step is None:
             return None
-        low, high = 1, int(event.stream_seq)
+        second = self._event(min(2, self._last))
+        if second.step == event.step:
+            return second
+        low, high = 3, int(event.stream_seq)
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if self._event(middle).step == event.step else (middle + 1, high)
@@ -207,7 +210,7 @@ class _Reading:
         return shared(self._log, created)
 
     def _event(self, number: int) -> Event:
-        return next(self._log.stream(self._stream, number - 1))
+        return self._log.nth(self._stream, number)
 
 
 def _code(spec: AgentSpec) -> dict[str, Any]:
