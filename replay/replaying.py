@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from ledger_core.errors import BadInput, LedgerError
+from ledger_core.errors import BadInput, LedgerError, NotFound
 from ledger_core.run import divergence
 from ledger_core.run.divergence import Divergence
 from ledger_core.run.entry import Intent
@@ -219,13 +219,20 @@ def _version(agent: AgentSpec) -> Version:
 
 
 def refold(runtime: Runtime, run_id: str) -> Replay:
-    """Read a run that attached code drove: there is nothing to execute; its record must fold to its own end."""
-    record = RunRecord.read(runtime.log, run_id)
-    open_ = [entry for entry in record.journal.entries.values() if not entry.final and not entry.no_effect]
+    """Read a run without its code: nothing is executed; what is on record must fold to its own end.
+
+    So for runs of attached code, and where the code is not at hand. Raises `NotFound`, `Damaged`.
+    """
+    log = runtime.log
+    records = list(RunRecord.steps(log.stream(stream_of(run_id)), lambda made: shared(log, made)))
+    if not records:
+        raise NotFound(f"There is no run {run_id!r}.", hint="`agentledger runs` lists them.")
+    settled = [entry for one in records for entry in one.journal.entries.values() if entry.final or entry.no_effect]
     return Replay(
         run_id=run_id,
-        effects=len(record.journal.entries) - len(open_),
-        complete=record.state.ended,
+        effects=len(settled),
+        complete=records[-1].state.ended,
+        steps=len(records),
         executed=0,
         same_code=True,
     )

@@ -18,7 +18,7 @@ from cli.commands.runs import divergence_code, recorded_target
 from cli.options import open_log, pass_settings, rules
 from cli.output import Settings, count, emit, harmless, progress, say, short
 from ledger_core.clock import NS
-from ledger_core.errors import BadInput
+from ledger_core.errors import BadInput, LedgerError
 from ledger_core.log.log import Log
 from ledger_core.runtime import target as targets
 from ledger_core.runtime.runtime import Runtime
@@ -70,7 +70,7 @@ def replay(
     Nothing outside is touched, and nothing is appended but, with --certify, a certificate. With --all as a gate: every
     run, over several processes. With --cut, one model call or one tool that only reads is really called, under the
     ledger's rules. With --save a file that `diff` compares with runs, evidence and other replays. Exits with 4 where
-    the code does something else than was recorded.
+    the code does something else than was recorded, and with 6 where it is not at hand: then the record is folded.
     """
     if every:
         if run_name is not None:
@@ -94,21 +94,29 @@ def _one(
     save: Path | None,
 ) -> int:
     governed = {"policy": [], "sandbox": {}} if cut is None else rules(settings)
+    missing: LedgerError | None = None
     with open_log(settings) as log, Runtime(log, **governed) as runtime:
         run_id = runs.resolve(runtime.log, run_name)
-        if runtime.state(run_id).driver == "external":
-            if save is not None or cut is not None:
-                raise BadInput(
-                    f"Run {run_id} was driven by attached code, which cannot be executed again.",
-                    hint=f"Keep its evidence: agentledger evidence {run_id} --out FILE",
-                )
+        attached = runtime.state(run_id).driver == "external"
+        if attached and (save is not None or cut is not None):
+            raise BadInput(
+                f"Run {run_id} was driven by attached code, which cannot be executed again.",
+                hint=f"Keep its evidence: agentledger evidence {run_id} --out FILE",
+            )
+        spec = None
+        if not attached:
+            try:
+                spec = targets.load(target or recorded_target(runtime.log, run_id))
+            except BadInput as error:
+                if target is not None or save is not None or cut is not None:
+                    raise
+                missing = error
+        if spec is None:
             found = replaying.refold(runtime, run_id)
+        elif cut is not None:
+            found = replaying.cut(runtime, run_id, spec, cut, keep=save is not None)
         else:
-            spec, keep = targets.load(target or recorded_target(runtime.log, run_id)), save is not None
-            if cut is not None:
-                found = replaying.cut(runtime, run_id, spec, cut, keep=keep)
-            else:
-                found = replaying.replay(runtime, run_id, spec, mode=mode, keep=keep)
+            found = replaying.replay(runtime, run_id, spec, mode=mode, keep=save is not None)
     value = found.as_json()
     if save is not None:
         _write(settings, found, save)
@@ -118,14 +126,18 @@ def _one(
         if found.live is not None:
             same = "the same as was recorded" if found.ok else short(found.live.value)
             click.echo(harmless(f"{found.live.words()} at effect {found.live.path}, made again: {same}"))
-        if found.ok:
-            end = "to its recorded end" if found.complete else "to where the record stops"
+        end = "to its recorded end" if found.complete else "to where the record stops"
+        if spec is None:
+            click.echo(f"{run_id}: {count(found.effects, 'effect')} on record, which folds {end}; nothing was executed")
+        elif found.ok:
             click.echo(f"{run_id}: {count(found.effects, 'effect')} answered from the record, the same {end}")
         for one in found.divergences[:_MOST] if found.mode != "strict" else ():
             click.echo(harmless(one.sentence()))
         if len(found.divergences) > _MOST:
             click.echo(f"… and {count(len(found.divergences) - _MOST, 'more divergence')}: --json has all")
-        if found.executed < found.steps:
+        if missing is not None:
+            say(f"Its code is not at hand: {missing.sentence} {missing.hint}")
+        elif spec is not None and found.executed < found.steps:
             left = count(found.steps - found.executed, "step")
             say(f"{left} of {found.steps:,} could not be executed: the code of other agents is not known here.")
         if not found.same_code:
@@ -134,6 +146,8 @@ def _one(
             say(f"What the code did is in {save}. Compare it: agentledger diff {run_id} {save}")
 
     emit(settings, value, render)
+    if missing is not None:
+        return 6
     return 0 if found.divergence is None else divergence_code(settings, found.divergence)
 
 
