@@ -62,9 +62,7 @@ _KEYS: Final = {
     "\x1b": "quit",
 }
 _PAGE: Final = 20
-_HELP: Final = (
-    "←/→ one event   PgUp/PgDn twenty   Home/End   g number   d changes   s state   / search, n next   q quit"
-)
+HELP: Final = "←/→ event  PgUp/PgDn 20  g number  / find  0-5, Tab panes  [ ] scroll  q quit"
 _PAUSE: Final = 0.05
 """Seconds in which the rest of a key's sequence has come, if there is one."""
 _LOOK: Final = 0.5
@@ -170,28 +168,14 @@ def screen(view: View, width: int, height: int) -> list[Text]:
         lines += _document(view.reel.delta(view.seq).patch, "green")
     if view.state:
         lines += [Text(""), Text("state, as the code sees it", style="underline"), *_document(frame.draft, "")]
-    prompt = view.typed or view.notice or _HELP
+    prompt = view.typed or view.notice or HELP
     room = max(1, height - 1)
     shown = lines if len(lines) <= room else [*lines[: room - 1], Text(f"… {len(lines) - room + 1} more lines", "dim")]
     shown += [Text("")] * (room - len(shown))
-    return [_cut(line, width) for line in [*shown, Text(prompt, style="reverse")][-height:]]
+    return [cut(line, width) for line in [*shown, Text(prompt, style="reverse")][-height:]]
 
 
-def watch(view: View, console: Console | None = None) -> None:
-    """Show the view on the terminal until it is done, or somebody interrupts."""
-    console = console or Console(highlight=False)
-    with _signals(), _raw(sys.stdin.fileno()), _alternate(), suppress(KeyboardInterrupt):
-        keys = _keys(sys.stdin.fileno())
-        while not view.done:
-            size = shutil.get_terminal_size()
-            _draw(console, screen(view, size.columns, size.lines))
-            key = next(keys, None)
-            if key is None:
-                return
-            view.press(key)
-
-
-def _draw(console: Console, lines: Sequence[Text]) -> None:
+def draw(console: Console, lines: Sequence[Text]) -> None:
     with console.capture() as captured:
         for line in lines:
             console.print(line, end="\n", no_wrap=True, overflow="crop", soft_wrap=True)
@@ -201,7 +185,7 @@ def _draw(console: Console, lines: Sequence[Text]) -> None:
 
 
 @contextmanager
-def _raw(descriptor: int) -> Iterator[None]:
+def raw(descriptor: int) -> Iterator[None]:
     """The terminal hands over each key; afterwards it is as it was."""
     before = termios.tcgetattr(descriptor)
     try:
@@ -213,7 +197,7 @@ def _raw(descriptor: int) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def signals() -> Iterator[None]:
     """A polite end gives the terminal back first; stopping would leave it to the shell as it is."""
 
     def end(number: int, _: Any) -> None:
@@ -229,7 +213,7 @@ def _signals() -> Iterator[None]:
 
 
 @contextmanager
-def _alternate() -> Iterator[None]:
+def alternate() -> Iterator[None]:
     """Another screen, without a cursor; afterwards the one that was there."""
     sys.stdout.write("\x1b[?1049h\x1b[?25l\x1b[2J")
     try:
@@ -239,7 +223,7 @@ def _alternate() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def _keys(descriptor: int) -> Iterator[str]:
+def keys(descriptor: int) -> Iterator[str]:
     """Keys as they come, a sequence of an arrow or such as one; empty where the terminal has another size.
 
     Ends with the terminal.
@@ -320,6 +304,6 @@ def _clock(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
-def _cut(line: Text, width: int) -> Text:
+def cut(line: Text, width: int) -> Text:
     line.truncate(max(1, width), overflow="ellipsis")
     return line

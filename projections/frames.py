@@ -11,7 +11,8 @@ This file does not know the log, and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -35,6 +36,7 @@ from ledger_core.events.wait import TimerFired
 from ledger_core.log.record import Event
 from ledger_core.run.patch import diff, merge
 from ledger_core.run.state import RunState
+from projections.usage import Usage, Use
 from projections.wire import plain
 
 Standing = dict[str, Any]
@@ -49,6 +51,7 @@ _SWEEPS: Final = frozenset((*_BREAKS, StepReleased, LeaseExpired))
 """Events that may change rows that they do not name."""
 _CLOSES: Final = (*_BREAKS, TimerFired, EffectAbandoned, EffectRefused, RunCompleted, RunFailed, RunCancelled)
 """Events behind which nobody may listen to an answer any more."""
+_ENDS: Final = {StepCompleted: "completed", StepFailed: "failed", StepCancelled: "cancelled"}
 _NS: Final = 1_000_000_000
 
 
@@ -59,12 +62,32 @@ class Delta:
     seq: int
     """The run's own, from 1."""
     log_seq: int
+    type: str
     patch: dict[str, Any]
     """The RFC 7396 merge patch from the standing before; the first is from `{}`."""
     state: Any
     """The committed state document, whole."""
     draft: Any
     """The state as the code sees it: with what it has proposed since."""
+    use: Use
+    """What the run has used so far."""
+
+
+@attrs.frozen(kw_only=True)
+class Step:
+    """A step of a run, as it stands at an event."""
+
+    number: int
+    step: str
+    agent: str
+    status: str
+    """Of a step that goes on, the run's."""
+    attempt: int
+    epoch: int
+    created: int
+    """The run's event that created it, from 1."""
+    ended: int = 0
+    """The run's event that ended it; 0 where none has."""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,8 +111,7 @@ def deltas(events: Iterable[Event]) -> Iterator[Delta]:
     """What each event of a run changed, at the cost of what it changed."""
     film = Film()
     for event in events:
-        patch = film.take(event)
-        yield Delta(seq=event.stream_seq, log_seq=event.seq, patch=patch, state=film.committed, draft=film.draft)
+        yield film.delta(event)
 
 
 def frames(events: Iterable[Event]) -> Iterator[Frame]:
@@ -115,12 +137,10 @@ class Reel:
         self._whole: list[Standing] = [{}]
         film = Film()
         for event in events:
-            patch = film.take(event)
-            self._deltas.append(
-                Delta(seq=event.stream_seq, log_seq=event.seq, patch=patch, state=film.committed, draft=film.draft)
-            )
+            self._deltas.append(film.delta(event))
             if len(self._deltas) % every == 0:
                 self._whole.append({name: _copied(value) for name, value in film.standing.items()})
+        self._steps = film.steps
 
     def __len__(self) -> int:
         return len(self._deltas)
@@ -139,12 +159,30 @@ class Reel:
         standing["state"] = found.state
         return Frame(seq=seq, log_seq=found.log_seq, standing=standing, draft=found.draft)
 
+    def steps(self, frame: Frame) -> list[Step]:
+        """The run's steps, as they stood at a frame."""
+        return steps_at(self._steps, frame.seq, frame.standing)
+
+    def of_types(self, types: frozenset[str]) -> list[int]:
+        """The run's events of some types, in order."""
+        return [one.seq for one in self._deltas if one.type in types]
+
+
+def steps_at(steps: Sequence[Step], seq: int, standing: Standing) -> list[Step]:
+    """Steps as they stood at an event, after which the run was `standing`; what came later is not there."""
+    now = {name: standing[name] for name in ("status", "attempt", "epoch")}
+    begun = steps[: bisect_right(steps, seq, key=lambda one: one.created)]
+    return [one if 0 < one.ended <= seq else attrs.evolve(one, ended=0, **now) for one in begun]
+
 
 class Film:
     """The fold: one standing that events change in place."""
 
     def __init__(self) -> None:
         self.standing = _nothing()
+        self.steps: list[Step] = []
+        self.use = Use()
+        self._usage = Usage()
         self.committed: Any = {}
         self.draft: Any = {}
         self._run = RunState()
@@ -158,6 +196,19 @@ class Film:
         """Approvals that nobody answered in time, or while the code asked: `expired`, `withdrawn`."""
         self._proposals: list[tuple[int, Any]] = []
         """Patches that are not committed, each with the number of the run's events as it was proposed."""
+
+    def delta(self, event: Event) -> Delta:
+        """Fold one more event; what it changed."""
+        patch = self.take(event)
+        return Delta(
+            seq=event.stream_seq,
+            log_seq=event.seq,
+            type=event.type,
+            patch=patch,
+            state=self.committed,
+            draft=self.draft,
+            use=self.use,
+        )
 
     def take(self, event: Event) -> dict[str, Any]:
         """Fold one more event; the merge patch from the standing before.
@@ -178,7 +229,20 @@ class Film:
         self._tables(body, changed)
         self._approvals(body, changed)
         self._fields(changed)
+        self._stepped(body)
+        self.use = self._usage.take(body, run, self._tool_calls)
         return changed
+
+    def _stepped(self, body: Any) -> None:
+        """Steps follow one another: only the last one can end."""
+        run = self._run
+        now: dict[str, Any] = {"attempt": run.attempt, "epoch": run.epoch}
+        if isinstance(body, StepCreated):
+            self.steps.append(
+                Step(number=body.number, step=body.step, agent=body.agent, status=run.status, created=run.events, **now)
+            )
+        elif type(body) in _ENDS and self.steps and not self.steps[-1].ended:
+            self.steps[-1] = attrs.evolve(self.steps[-1], status=_ENDS[type(body)], ended=run.events, **now)
 
     def _fields(self, changed: dict[str, Any]) -> None:
         """What is one value each."""

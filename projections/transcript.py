@@ -109,7 +109,7 @@ def of_session(log: Log, run_ids: Iterable[str]) -> Transcript:
 
 def of_events(events: Iterable[Event]) -> Transcript:
     """The transcript of events in order, with their contents; events of other kinds are passed over."""
-    reading = _Reading()
+    reading = Reading()
     for event in events:
         reading.take(event)
     return reading.transcript()
@@ -182,7 +182,7 @@ class _Asked:
     call: Call
 
 
-class _Reading:
+class Reading:
     """The fold."""
 
     def __init__(self) -> None:

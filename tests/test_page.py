@@ -17,11 +17,12 @@ import pytest
 from browser import Browser
 from suites import afresh
 from suites.evidence import changed, failed_bundle, kid_bundle, resealed, rich_bundle, signed
+from test_travel import spending, talks
 
 from agentledger import BadInput, InDoubt, agent, tool
 from ledger_core import codec
 from ledger_core.errors import Damaged
-from ledger_core.events.effect import ToolCallCompleted, ToolCallRequested, ValueCaptured
+from ledger_core.events.effect import ModelCallRequested, ToolCallCompleted, ToolCallRequested, ValueCaptured
 from ledger_core.events.run import RunCreated
 from ledger_core.events.step import StepCreated
 from ledger_core.log.log import Log
@@ -29,7 +30,9 @@ from ledger_core.log.record import Draft
 from ledger_core.run.patch import merge
 from ledger_core.runtime.runtime import Runtime
 from projections.evidence import bundle
+from projections.frames import deltas
 from projections.page import SCRIPTS, _read, render
+from projections.transcript import of_events
 
 Bundle = dict[str, Any]
 HOSTILE = (
@@ -406,6 +409,104 @@ def _long_bundle(size: int = 5_000) -> Bundle:
         for at in range(0, size, 1_000):
             log.append(*(Draft(stream="run/r", body=body) for body in bodies[at : at + 1_000]))
         return bundle(log, "r")
+
+
+# What was said and used, at any event
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_second_transcript_is_the_first(page: Callable[..., Page], seed: int) -> None:
+    """At every event, in any order, the page makes the transcript that the command line makes, to the letter."""
+    with Log.in_memory() as log:
+        log.append(*(Draft(stream="run/r", body=body) for body in talks(seed)))
+        events, made = list(log.stream("run/r")), bundle(log, "r")
+        log.forget("run/r")
+        events_after, made_after = list(log.stream("run/r")), bundle(log, "r")
+    chance = random.Random(seed)
+    for known, one in ((events, made), (events_after, made_after)):
+        order = [*range(1, len(known) + 1), *(chance.randrange(1, len(known) + 1) for _ in range(60))]
+        shown = page(one)
+        found = shown.run(
+            f"""(() => {{
+              const run = new Run(Exact.parse(document.getElementById('bundle').textContent));
+              const dialogue = new Transcript.Dialogue(run);
+              return {order}.map((at) => [...Exact.canonical({{conversations: dialogue.at(at)}})].join(''));
+            }})()"""
+        )
+        shown.quiet()
+        for at, text in zip(order, found, strict=True):
+            assert json.loads(text) == of_events(known[:at]).as_json(), at
+
+
+def test_the_second_account_of_what_was_used_is_the_first(page: Callable[..., Page]) -> None:
+    """What was used, held and bound at every event is on the page what the command line says."""
+    with Runtime.in_memory() as runtime:
+        spending(runtime)
+        runs = {stream: list(runtime.log.stream(stream)) for stream in runtime.log.streams("run/")}
+        made = {stream: bundle(runtime.log, stream[4:]) for stream in runs}
+    assert any(one.use.open and one.use.bounds for stream in runs for one in deltas(runs[stream]))
+    for stream, events in runs.items():
+        shown = page(made[stream])
+        found = shown.run(
+            """(() => {
+              const run = new Run(Exact.parse(document.getElementById('bundle').textContent)), found = Used.course(run);
+              return run.events.map((_, at) => {
+                const {steps, held, open, bounds, ...rest} = Used.at(found, at + 1);
+                const amounts = Object.fromEntries([...held].map(([name, one]) => [name, Object.fromEntries(one)]));
+                return [...Exact.canonical({used: {steps, ...rest}, held: amounts, open, bounds})].join('');
+              });
+            })()"""
+        )
+        assert [json.loads(one) for one in found] == [one.use.as_json() for one in deltas(events)]
+        shown.quiet()
+
+
+def test_the_slider_moves_what_was_said_and_used(page: Callable[..., Page]) -> None:
+    """At an event the page shows what was said by then, a result that was made up as such, and the budget."""
+    with Runtime.in_memory() as runtime:
+        spending(runtime)
+        made = bundle(runtime.log, "paying")
+    shown = page(made)
+    shown.run("document.getElementById('now-transcript').scrollIntoView({block: 'center'})")
+    shown.run("document.getElementById('slider').focus({preventScroll: true})")
+
+    def said(part: str, words: str) -> None:
+        shown.browser.until(f"document.querySelector('{part}')?.innerText.includes('{words}')")
+
+    shown.browser.key("Home")
+    said("#now-transcript", "Nothing was said yet.")
+    said("#now-budget", "Bound when it was created")
+    types = [one["type"] for one in made["events"]]
+    for _ in range(types.index("model_call_completed")):
+        shown.browser.key("ArrowRight")
+    said("#now-transcript", "pay for it")
+    said("#now-transcript .invented", "never begun")
+    said("#now-budget", "tokens in")
+    for _ in range(types.index("tool_call_requested") - types.index("model_call_completed")):
+        shown.browser.key("ArrowRight")
+    said("#now-budget", "Held of run paying")
+    shown.browser.key("End")
+    said("#now-transcript", "1 result from the record")
+    assert shown.run("document.querySelectorAll('#now-transcript .invented').length") == 0
+    shown.quiet()
+
+
+def test_a_long_conversation_is_drawn_from_its_end(page: Callable[..., Page]) -> None:
+    """Of hundreds of messages the last few are drawn, and those before them when a reader asks."""
+    said = [{"role": "user", "content": f"message {number}"} for number in range(300)]
+    with Log.in_memory() as log:
+        created = RunCreated(run="r", agent="a", seed=bytes(32), initial_state={})
+        request = ModelCallRequested(path="1", attempt=1, model="m", request=b"x", messages=said, parameters={})
+        log.append(*(Draft(stream="run/r", body=body) for body in (created, request)))
+        shown = page(bundle(log, "r"))
+    drawn = "document.querySelectorAll('#now-transcript .said').length"
+    assert shown.run(drawn) == 8
+    assert "message 299" in shown.text("#now-transcript")
+    assert "292 messages before" in shown.text("#now-transcript")
+    shown.run("document.querySelector('#now-transcript .more').click()")
+    assert shown.run(drawn) == 68
+    assert "232 messages before" in shown.text("#now-transcript")
+    shown.quiet()
 
 
 def test_five_thousand_events_are_searched_filtered_and_not_all_drawn(page: Callable[..., Page]) -> None:

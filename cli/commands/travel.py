@@ -8,33 +8,41 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import attrs
 import click
 
+from cli.commands.budget import account_json
 from cli.options import DEFAULT_ROOT, open_log, pass_settings
 from cli.output import Settings, count, emit, harmless, say, short
 from cli.scopes import Asked, scoped
 from ledger_core.errors import BadInput
+from ledger_core.events.run import RunCreated
 from ledger_core.log.log import Log
+from ledger_core.log.record import Event
 from ledger_core.runtime import liveness
 from ledger_core.runtime.recorded import stream_of
 from ledger_core.runtime.runtime import WORKERS
 from ledger_core.secret import VAULT
-from projections import runs
-from projections.frames import Film, Reel
+from projections import panes, runs, transcript
+from projections.dialogue import SPEAKS, Dialogue
+from projections.frames import Film, Reel, steps_at
 from projections.runs import of_stream
 from projections.spans import FORMATS
 from projections.standing import cost_words, next_step, waits_lines
 from projections.telling import span
 from projections.timeline import Line, timeline
 from projections.trace import of_scope
+from projections.usage import budgets_at
 from projections.wire import event_json, status_json
 
 _MARKS = {"": (" ", None), "ok": ("+", "green"), "failed": ("✗", "red"), "doubt": ("?", "red"), "waits": ("·", "blue")}
 _MARKS["person"] = ("@", "yellow")
 _PAUSE_NS = 50_000_000
 """Shorter gaps are not shown."""
+_SAID: Final = 3
+"""Messages that plain output ends with."""
 
 
 @click.command()
@@ -95,7 +103,7 @@ def _line(line: Line) -> str:
 
 @click.command()
 @click.argument("run_name", metavar="RUN")
-@click.option("--at-seq", type=click.IntRange(1), help="The run's own event to go to, from 1.")
+@click.option("--at-seq", type=int, help="The run's own event to go to, from 1.")
 @click.option("--include-diffs", is_flag=True, help="In the list: what each event changed.")
 @click.option("--include-states", is_flag=True, help="In the list: all that the run was after each event.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write it as a page to go through.")
@@ -110,11 +118,14 @@ def timetravel(
 ) -> None:
     """Go through a run: what it was at any of its events, its state document, and what the event changed.
 
-    With --html, a page, which carries the run's key if it is at hand. With --at-seq, one event and what it changed.
-    On a terminal and without other options, keys go through the run. Else a list of all its events.
+    With --html, a page, which carries the run's key if it is at hand. With --at-seq, one event: what it changed, and
+    the run's state, steps, ledger, budget and transcript behind it. On a terminal and without other options, keys go
+    through the run and from one of these to the other. Else a list of all its events.
     """
     with open_log(settings) as log:
         run_id = runs.resolve(log, run_name)
+        if html is not None and at_seq is not None:
+            raise BadInput("A page holds all events of a run.", hint="Leave out --at-seq; the page has a slider.")
         if html is not None:
             _page(settings, log, run_id, html)
         elif at_seq is not None:
@@ -138,12 +149,22 @@ def _page(settings: Settings, log: Log, run_id: str, path: Path) -> None:
 def _one(settings: Settings, log: Log, run_id: str, seq: int) -> None:
     head = log.stream_head(stream_of(run_id))
     last = 0 if head is None else head.stream_seq
-    if seq > last:
-        raise BadInput(f"Run {run_id} has {count(last, 'event')}; there is none at {seq:,}.", hint=f"1 to {last}.")
-    film, event, patch = Film(), None, dict[str, Any]()
-    for event in itertools.islice(log.stream(stream_of(run_id)), seq):
-        patch = film.take(event)
-    assert event is not None
+    if not 1 <= seq <= last:
+        raise BadInput(
+            f"Run {run_id} has {count(last, 'event')}, counted from 1; there is none at {seq:,}.",
+            hint=f"Say --at-seq with a number from 1 to {last}.",
+        )
+    film, taken, patch = Film(), list[Event](), dict[str, Any]()
+
+    def passing() -> Iterator[Event]:
+        nonlocal patch, taken
+        for one in itertools.islice(log.stream(stream_of(run_id)), seq):
+            patch, taken = film.take(one), [*taken[:1], one]
+            yield one
+
+    said = transcript.of_events(passing())
+    event, forked = taken[-1], _forked(taken[0])
+    budgets, steps = budgets_at(log, event, film.use), steps_at(film.steps, seq, film.standing)
     value = {
         "run_id": run_id,
         "seq": seq,
@@ -152,6 +173,10 @@ def _one(settings: Settings, log: Log, run_id: str, seq: int) -> None:
         "standing": film.standing,
         "state": film.draft,
         "diff": patch,
+        "steps": [attrs.asdict(one) for one in steps],
+        "budget": {**film.use.as_json(), "budgets": [account_json(one) for one in budgets]},
+        "transcript": said.as_json(),
+        "forked_from": forked,
     }
 
     def render() -> None:
@@ -164,8 +189,29 @@ def _one(settings: Settings, log: Log, run_id: str, seq: int) -> None:
         ):
             click.secho(f"\n{title}", underline=True)
             click.echo(harmless(VAULT.clean_text(json.dumps(document, ensure_ascii=False, indent=2))))
+        for title, lines in (
+            ("budget", panes.use_short(film.use, budgets)),
+            (f"transcript: {panes.transcript_words(said)}", panes.last_lines(said, _SAID)),
+        ):
+            click.secho(f"\n{title}", underline=True)
+            for line in lines:
+                click.echo(short(VAULT.clean_text(line)))
+        if forked is not None:
+            click.echo(harmless(_forked_words(forked)))
 
     emit(settings, value, render)
+
+
+def _forked(first: Event) -> dict[str, Any] | None:
+    """What a run was forked from; None if it was not."""
+    body = first.body
+    if not isinstance(body, RunCreated) or body.ancestor is None:
+        return None
+    return {"run_id": body.ancestor, "seq": body.ancestor_event}
+
+
+def _forked_words(forked: dict[str, Any]) -> str:
+    return f"It is a fork of {forked['run_id']} behind its event {forked['seq']}: what was before that is told there."
 
 
 def _all(settings: Settings, log: Log, run_id: str, *, diffs: bool, states: bool) -> None:
@@ -178,7 +224,8 @@ def _all(settings: Settings, log: Log, run_id: str, *, diffs: bool, states: bool
         begun = begun or event.time_ns
         if settings.json:
             value = event_json(event) | ({"diff": patch} if diffs else {})
-            value |= {"standing": film.standing, "state": film.draft} if states else {}
+            if states:
+                value |= {"standing": film.standing, "state": film.draft, "budget": film.use.as_json()}
             text = json.dumps(value, ensure_ascii=False)
             click.echo(("" if event.stream_seq == 1 else ",") + "\n" + VAULT.clean_text(text), nl=False)
             continue
@@ -196,11 +243,12 @@ def _all(settings: Settings, log: Log, run_id: str, *, diffs: bool, states: bool
 
 def _watch(log: Log, run_id: str) -> None:
     from cli import viewer  # noqa: PLC0415  # a terminal's modules, which are needed here alone
+    from cli.panes import Panes, watch  # noqa: PLC0415
 
     reel = Reel(log.stream(stream_of(run_id)))
 
-    def event(seq: int) -> dict[str, Any]:
-        return event_json(log.event(reel.delta(seq).log_seq))
+    def event(seq: int) -> Event:
+        return log.event(reel.delta(seq).log_seq)
 
     def find(text: str, seq: int) -> int | None:
         wanted, first = text.casefold(), None
@@ -211,7 +259,14 @@ def _watch(log: Log, run_id: str) -> None:
                 first = first or one.stream_seq
         return first
 
-    viewer.watch(viewer.View(reel=reel, event=event, find=find, title=run_id))
+    forked = _forked(event(1))
+    shown = Panes(
+        view=viewer.View(reel=reel, event=lambda seq: event_json(event(seq)), find=find, title=run_id),
+        dialogue=Dialogue(reel.of_types(SPEAKS), event),
+        budgets=lambda seq, use: budgets_at(log, event(seq), use),
+        note="" if forked is None else _forked_words(forked),
+    )
+    watch(shown)
 
 
 @click.command()

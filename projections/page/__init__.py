@@ -34,6 +34,11 @@ SCRIPTS: Final = (
     "values.js",
     "changes.js",
     "run.js",
+    "messages.js",
+    "streamed.js",
+    "transcript.js",
+    "used.js",
+    "moment.js",
     "lists.js",
     "charts.js",
     "report.js",
@@ -45,7 +50,7 @@ SCRIPTS: Final = (
     "main.js",
 )
 """In this order: each uses only what stands before it."""
-STYLES: Final = ("look.css", "fit.css")
+STYLES: Final = ("look.css", "talk.css", "fit.css")
 _ESCAPES: Final = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 """In JSON these stand inside texts only, so the text stays the same document."""
 

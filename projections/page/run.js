@@ -151,6 +151,16 @@ class Run {
 
   /** The messages that a mark stands for: some of an earlier list, as they were sent. */
   said(mark, name) {
+    return (this.listsOf(name).get(mark.seq) || []).slice(mark.from, mark.from + mark.count);
+  }
+
+  /** The messages of a model's request, all that were sent. */
+  messages({seq, content}) {
+    return Array.isArray(content.messages) ? this.listsOf('messages').get(seq) : content.messages;
+  }
+
+  /** Lists of a name by the event that holds them, with what was said before in its place. */
+  listsOf(name) {
     if (!this.lists.has(name)) {
       const lists = new Map(); // in order, so that what a list names is there before it
       for (const {seq, content} of this.events) {
@@ -158,7 +168,7 @@ class Run {
       }
       this.lists.set(name, lists);
     }
-    return (this.lists.get(name).get(mark.seq) || []).slice(mark.from, mark.from + mark.count);
+    return this.lists.get(name);
   }
 
   full(list, lists) {

@@ -92,7 +92,9 @@ const Timeline = (() => {
     );
     const event = el('div', {class: 'panel', id: 'now-event'}),
       changed = el('div', {class: 'panel', id: 'now-changed'});
-    const state = el('div', {class: 'panel', id: 'now-state'});
+    const state = el('div', {class: 'panel', id: 'now-state'}),
+      budget = el('div', {class: 'panel', id: 'now-budget'}),
+      transcript = el('div', {class: 'panel', id: 'now-transcript'});
     cursor.follow(slider, () => {
       const {place} = cursor,
         now = run.at(place);
@@ -116,9 +118,14 @@ const Timeline = (() => {
       );
     });
     cursor.follow(state, () => state.replaceChildren(...standing(run, cursor.place, opened)));
+    cursor.follow(budget, () => budget.replaceChildren(...Moment.budget(run, cursor.place)));
+    cursor.follow(transcript, () =>
+      transcript.replaceChildren(...Moment.transcript(run, cursor.place).filter(Boolean)),
+    );
     return [
       el('div', {class: 'player'}, label, buttons, strip.box, el('div', {class: 'rail'}, slider)),
       el('div', {class: 'split'}, event, el('div', {class: 'stack'}, changed, state)),
+      el('div', {class: 'split moment'}, transcript, budget),
     ];
   }
 
