@@ -461,6 +461,18 @@ def test_the_second_account_of_what_was_used_is_the_first(page: Callable[..., Pa
         shown.quiet()
 
 
+def test_the_page_of_a_fork_says_what_it_was_forked_from(page: Callable[..., Page]) -> None:
+    """A fork's page names its ancestor and the event, and checks that the sealed bytes say the same."""
+    with Runtime.in_memory() as runtime:
+        spending(runtime)
+        made = bundle(runtime.log, runtime.fork("paying", at=5, new_id="fork"))
+    shown = page(made)
+    shown.browser.until("document.body.innerText.includes('paying behind its event 5')")
+    shown.quiet()
+    forged = page({**made, "summary": {**made["summary"], "ancestor_event": 4}})
+    forged.browser.until("document.body.innerText.includes('ancestor_event')")
+
+
 def test_the_slider_moves_what_was_said_and_used(page: Callable[..., Page]) -> None:
     """At an event the page shows what was said by then, a result that was made up as such, and the budget."""
     with Runtime.in_memory() as runtime:

@@ -62,6 +62,7 @@ const Overview = (() => {
         fact('Agent', said.agent),
         fact('Session', said.session_id),
         fact('Parent', said.parent && el('code', null, said.parent)),
+        fact('Fork of', said.ancestor && [el('code', null, said.ancestor), ` behind its event ${said.ancestor_event}`]),
         fact('Began', Say.time(said.created, true)),
         fact('Last event', Say.time(said.updated, true)),
         fact('Steps', Say.count(bundle.steps.length)),

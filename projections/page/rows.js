@@ -226,7 +226,7 @@ const Rows = (() => {
     const alike = (name, value) => name in said && !Exact.same(said[name], none(value)) && wrong.push(name);
     if (!first) return;
     if (first.type === 'run_created') {
-      for (const name of ['agent', 'parent', 'driver']) alike(name, first.facts[name]);
+      for (const name of ['agent', 'parent', 'ancestor', 'ancestor_event', 'driver']) alike(name, first.facts[name]);
       if (first.facts.run !== bundle.run_id) wrong.push('run');
       alike('created', first.timestamp);
     }
