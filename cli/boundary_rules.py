@@ -56,11 +56,11 @@ KINDS: Final[tuple[Kind, ...]] = (
             "time.time time.time_ns time.monotonic* time.perf_counter* time.process_time* time.thread_time* "
             "time.clock_gettime* time.sleep time.localtime time.gmtime time.ctime time.asctime time.strftime "
             "datetime.datetime.now datetime.datetime.utcnow datetime.datetime.today datetime.date.today asyncio.sleep "
-            "asyncio.*.time trio.sleep anyio.sleep arrow.now arrow.utcnow pendulum.now pendulum.today "
+            "asyncio.wait asyncio.*.time trio.sleep anyio.sleep arrow.now arrow.utcnow pendulum.now pendulum.today "
             "django.utils.timezone.now pandas.Timestamp.now pandas.Timestamp.utcnow pandas.Timestamp.today"
         ),
         message="another execution gets another time",
-        instead="ctx.now(), ctx.sleep(seconds)",
+        instead="ctx.now(), ctx.sleep(seconds), asyncio.timeout(seconds)",
     ),
     Kind(
         code="AB2",

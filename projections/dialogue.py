@@ -29,7 +29,7 @@ from ledger_core.events.effect import (
 from ledger_core.log.record import Event
 from ledger_core.run.journal import Entry, Journal
 from projections.messages import comparable
-from projections.transcript import Conversation, Transcript, Reading
+from projections.transcript import Conversation, Reading, Transcript
 
 SPEAKS: Final = frozenset(
     body.kind.name

@@ -294,3 +294,35 @@ def test_a_task_that_sleeps_is_not_a_divergence(runtime):
         runtime.run(function, run_id="r")
     first.clear()
     assert runtime.run(function, run_id="r").output == 2
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_claim_that_nobody_waits_for_any_more_is_given_back(runtime, times):
+    """Cancelled while its claim is being committed, a run is nobody's afterwards, and goes on at the next call."""
+
+    @agent(name="a", tools=TOOLS)
+    async def main(ctx):
+        return await ctx.call_tool("keyed")
+
+    claim, claimed = runtime.log.adecide, asyncio.Event()
+
+    async def slowly(decision):
+        events = await claim(decision)
+        claimed.set()
+        await asyncio.sleep(0.02)
+        return events
+
+    async def cancelled():
+        runtime.log.adecide = slowly
+        task = asyncio.create_task(runtime.arun(main, run_id="r"))
+        await claimed.wait()
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+        runtime.log.adecide = claim
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert runtime.state("r").worker is None
+    assert runtime.run(main, run_id="r").ok

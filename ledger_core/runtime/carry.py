@@ -144,6 +144,10 @@ class Carrier:
             raise
         return self._carried(ended)
 
+    async def give_back(self) -> None:
+        """Let others have the step, of which nothing was executed."""
+        await self.recorder.acommit(_unless_cancelled(lambda state, _: decide.release(state, None)))
+
     def _worked(self) -> Family:
         """What the budgets are told at the end of the claim."""
         worked_ns = self.execution.worked_ns

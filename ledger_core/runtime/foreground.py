@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger_core.clock import NS
@@ -55,7 +56,7 @@ class Foreground:
         opening = self._opening(asked)
         try:
             while True:
-                events = await self._runtime.log.adecide(opening.decide)
+                events = await self._aclaim(opening)
                 if opening.ended:
                     break
                 carried = await self._acarry(opening, events, spawned)
@@ -72,6 +73,19 @@ class Foreground:
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    async def _aclaim(self, opening: Opening) -> Any:
+        """Claim the step; a claim that is in the log by the time that nobody wants it any more is given back."""
+        claiming = asyncio.ensure_future(self._runtime.log.adecide(opening.decide))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            while not claiming.done():  # a commit is short, and whoever cancels twice would leave the claim
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({claiming})
+            if not claiming.cancelled() and claiming.exception() is None and not opening.ended:
+                await self._carrier(opening, claiming.result()).give_back()
+            raise
 
     async def _acarry(self, opening: Opening, events: Any, spawned: Callable[[str], None]) -> Carried:
         carrier = self._carrier(opening, events)
