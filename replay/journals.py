@@ -110,6 +110,10 @@ class Aligned(Journal):
             return chunk
         if len(self.asked) > 2 * len(self._known) + _MORE:
             return self.beyond(intent)
+        if intent.path not in self._known and self.was_given_up(intent.path):
+            left = Entry(intent=intent, seq=0)  # the recorded code had stopped waiting before there was anything
+            self.asked[intent.path] = Asked(intent, left, None, exact=False)
+            return left
         path = self._claim(intent)
         self._pass(path or "")
         exact = path is not None and _key(self._known[path].intent) == _key(intent)
@@ -167,8 +171,8 @@ class Aligned(Journal):
         return path in self.asked
 
     def kept(self, entry: Entry) -> bool:
-        del entry
-        return False
+        asked = self.asked.get(entry.intent.path)
+        return asked is not None and asked.path in self._written
 
     def left_out(self) -> Iterator[str]:
         """Outside writes of dropped parts that the code has not asked for again: they happened all the same."""

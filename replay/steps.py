@@ -154,8 +154,8 @@ def end_differences(done: Executed) -> Iterator[Divergence]:
     if was != now:
         yield Divergence(kind=divergence.OTHER_OUTPUT, path=step.end, recorded=was, attempted=now)
         return
-    if ended.error is not None:
-        return
+    if step.record.state.status == "failed" and step.following is None:
+        return  # of the same error
     record = step.record
     output = None if step.following is not None else codec.roundtrip(ended.output)
     state = merge(record.initial, diff(record.initial, ended.state))

@@ -195,6 +195,8 @@ def _child_awaited(state: RunState, _: int, body: wait.ChildAwaited) -> None:
 
 
 def _child_ended(state: RunState, seq: int, body: wait.ChildRunEnded) -> None:
+    if body.run not in state.children and state.ancestor is not None:
+        state.children[body.run] = Child(run=body.run, path="", agent="")  # one that an ancestor spawned
     child = state.children.get(body.run)
     if child is not None:
         child.status, child.ended = body.status, seq

@@ -72,7 +72,8 @@ class Recording:
         self.patched: set[str] = set()
         """Names of the deliberate changes that the code took."""
         self.attempt = 1
-        """Number of the attempt of the step's code."""
+        """Number of the attempt of the step's code, those of its ancestors counted."""
+        self._attempts_before = 0
         self._answers: dict[int, Body] = {}
         self._restart()
         self._written: dict[str, Entry] = {}
@@ -100,19 +101,12 @@ class Recording:
         """What is recorded so far is an ancestor's, and ends here; gives the outside writes that nobody knows of.
 
         What was open is asked for anew. But an outside write that was under way is the ancestor's, and nobody makes it
-        again: what came of it is in its `later` events. `overrides` are results in the place of recorded ones, and
-        `patch` changes the state of code that has come through all this.
+        again; nor is a stream asked for again whose beginning the code has: what came of them is in its `later` events.
+        `overrides` are results in the place of recorded ones, and `patch` changes the state of code that has come
+        through all this.
         """
-        left = {path for path, entry in self.entries.items() if entry.writes and not entry.final}
-        left -= {path for path in left if self.entries[path].no_effect and self.entries[path].standing is Standing.OPEN}
-        begun = set(left)
-        for seq, body in later if left else ():
-            path = getattr(body, "path", None)
-            if path in left and type(body) in _OUTCOMES:
-                self.record(seq, body)
-                left -= {path} if self.entries[path].final else set()
-            if not left:
-                break
+        begun, left = self._under_way(later)
+        begun |= self._abandoned  # the code stops waiting for those again, in its order
         for path in [path for path, entry in self.entries.items() if not entry.final and path not in begun]:
             del self.entries[path]
         for path, value in overrides.items():
@@ -121,20 +115,39 @@ class Recording:
                 chunks = [one for one, other in self.entries.items() if other.intent.kind == "chunk"]
                 for one in (one for one in chunks if self.entries[one].intent.name == path):
                     del self.entries[one]  # a stream is given as it came; another answer, as a whole
-        self._order = [(path, gone) for path, gone in self._order if path in self.entries]
-        self._abandoned &= set(self.entries)
+        self._order = [(path, gone) for path, gone in self._order if gone or path in self.entries]
         self._forks.append(Forked(set(self.entries), len(self._order), patch))
-        self.attempt = 1
+        self._attempts_before = self.attempt - 1
         return sorted(left)
+
+    def _under_way(self, later: Iterable[tuple[int, Body]]) -> tuple[set[str], set[str]]:
+        """Outside writes and streams that are under way, and the writes of which `later` events do not tell either."""
+        writes = {path for path, entry in self.entries.items() if entry.writes and not entry.final}
+        writes -= {
+            path for path in writes if self.entries[path].no_effect and self.entries[path].standing is Standing.OPEN
+        }
+        seen = {entry.intent.name for entry in self.entries.values() if entry.intent.kind == "chunk"}
+        streams = {path for path in seen if path in self.entries and not self.entries[path].final}
+        waited = writes | streams
+        for seq, body in later if waited else ():
+            path = getattr(body, "path", None)
+            if path in waited and type(body) in _OUTCOMES:
+                self.record(seq, body)
+                waited = waited - {path} if self.entries[path].final else waited
+            if not waited:
+                break
+        for path in streams - waited:  # whoever reads on gets it, in no order with others
+            self._written[path] = self.entries.pop(path)
+        return writes | streams, writes & waited
 
     def _step(self, _: int, body: StepCreated) -> None:
         if body.number > 1:
             self._restart()
-            self._written, self.patched, self.attempt = {}, set(), 1
+            self._written, self.patched, self.attempt, self._attempts_before = {}, set(), 1, 0
             self._forks = []
 
     def _again(self, _: int, body: StepRetryScheduled) -> None:
-        self.attempt = body.attempt
+        self.attempt = self._attempts_before + body.attempt
         failed = self.entries.get(body.reopened or "")
         if failed is None and not body.fresh:
             return
@@ -336,7 +349,7 @@ def answer_of(body: Any) -> tuple[Standing, Any, str | None]:
     return Standing.FAILED, body.message, body.error_type or "Cancelled"
 
 
-_OUTCOMES: Final = frozenset((ToolCallCompleted, ToolCallFailed, ToolCallSettled))
+_OUTCOMES: Final = frozenset((ToolCallCompleted, ToolCallFailed, ToolCallSettled, ModelCallCompleted, ModelCallFailed))
 _RECORDINGS: Final[dict[type[Body], Callable[[Recording, int, Any], None]]] = {
     StepCreated: Recording._step,
     StepRetryScheduled: Recording._again,

@@ -8,7 +8,7 @@ This file does not claim, and does not know who waits for the run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -26,13 +26,14 @@ from ledger_core.run.divergence import Divergence
 from ledger_core.run.journal import Journal
 from ledger_core.run.patch import diff, merge
 from ledger_core.run.state import RunState
+from ledger_core.runtime.adopting import inputs_of, not_adopted
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.context import ContinueWith
 from ledger_core.runtime.driver import Suspended, TimedOut
 from ledger_core.runtime.effect import error_types, normalised
 from ledger_core.runtime.execute import Ended
 from ledger_core.runtime.folds import Fold, stream_of
-from ledger_core.runtime.lineage import tagger
+from ledger_core.runtime.lineage import forgotten, tagger
 from ledger_core.runtime.recorded import Result, RunRecord
 from ledger_core.runtime.recorder import Bodies, Family, Recorder
 
@@ -54,10 +55,11 @@ class Carrier:
     """Carries one claimed step."""
 
     def __init__(self, runtime: Runtime, spec: AgentSpec, run_id: str, events: list[Event], *, fresh: bool) -> None:
-        """`events` are those of the claim's commit; raises `Refused` for a run whose words were forgotten."""
+        """`events` are those of the claim's commit."""
         self._runtime = runtime
         self._spec = spec
         self._refused: Refused | None = None
+        self._inputs: list[Body] = []
         stream = stream_of(run_id)
         own = [event for event in events if event.stream == stream]
         if fresh:
@@ -71,9 +73,13 @@ class Carrier:
             state, journal, document = record.state, record.journal, record.document
             variables, session = record.variables, record.session
             self._refused = _unsettled(record)
+            if record.inputs is not None and record.created is not None:
+                self._inputs = inputs_of(runtime.log, record.inputs, record.created)
         tag = tagger(runtime.log, state)
         if tag is None or isinstance(document, Missing):
-            raise Refused(f"What run {run_id} said was forgotten: it cannot go on.", hint="Start a new run.")
+            gone = forgotten(runtime.log, state) or run_id
+            self._refused = Refused(f"What run {gone} said was forgotten: {run_id} cannot go on.", hint=_FORGOTTEN)
+            tag, document, self._inputs = bytes, {}, []
         self.recorder = Recorder(runtime.log, stream, state, own[-1].hash, runtime.folds)
         self.execution = runtime.execution(
             spec,
@@ -96,6 +102,8 @@ class Carrier:
         if self._refused is not None:
             self.recorder.commit(_blocked(self._refused))
             return Carried(error=self._refused)
+        if self._inputs:
+            self.recorder.commit(self._adopt)
         try:
             ended = self.execution.run()
             reach("agent-ended")
@@ -121,6 +129,8 @@ class Carrier:
         if self._refused is not None:
             await self.recorder.acommit(_blocked(self._refused))
             return Carried(error=self._refused)
+        if self._inputs:
+            await self.recorder.acommit(self._adopt)
         try:
             ended = await self.execution.arun()
             reach("agent-ended")
@@ -143,6 +153,9 @@ class Carrier:
                     pass  # what is being raised says more
             raise
         return self._carried(ended)
+
+    def _adopt(self, state: RunState, _: Sequence[Body]) -> list[Body]:
+        return list(not_adopted(state, self._inputs))
 
     async def give_back(self) -> None:
         """Let others have the step, of which nothing was executed."""
@@ -223,6 +236,9 @@ class Carrier:
     def _failure(self, failure: Failure) -> Bodies:
         now_ns = self._runtime.log.clock.now_ns
         return _unless_cancelled(lambda state, riders: decide.fail(state, failure, riders, now_ns()))
+
+
+_FORGOTTEN: Final = "Start a new run."
 
 
 def _unsettled(record: RunRecord) -> Refused | None:

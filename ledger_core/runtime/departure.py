@@ -47,7 +47,7 @@ class Operation:
     scope: str = "run"
 
     def of(self, tool: str, run: str, session: str | None) -> bytes:
-        """What the key's tags are made of."""
+        """What the key's tags are made of; forks have the keys of the run that their line began with."""
         where = {"run": run, "session": session or "", "ledger": ""}[self.scope]
         return codec.canonical(["operation", self.scope, where, tool, self.name])
 
@@ -208,7 +208,7 @@ class Departure(Gate):
     def _key_of(self, runs: Runs, state: RunState, intent: Intent, operation: Operation) -> Ticket:
         """The key for a call, if it may have it; raises `_Held`, `_Done`, `_Conflict`."""
         tagger = self._tagger(operation)
-        said = operation.of(intent.name, state.run, state.session)
+        said = operation.of(intent.name, state.lineage or state.run, state.session)
         request = tagger(b"request:" + codec.canonical([intent.name, intent.document["arguments"]]))
         idempotency = tagger(b"idempotency:" + said).hex()[:32]
         last: tuple[bytes, Any] | None = None

@@ -185,6 +185,8 @@ class BlockingDriver:
             if (entry := self.journal.release({intent.path})) is not None:
                 self._turns.notify_all()
                 return entry
+            if (entry := self.journal.late({intent.path})) is not None:
+                return entry
             if self.journal.exhausted or self.threads == 0 or not self._turns.wait(_OTHERS):
                 break
         if (found := self.journal.stuck(ended=False)) is not None:

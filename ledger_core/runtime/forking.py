@@ -29,7 +29,7 @@ from ledger_core.run.state import RunState
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.claims import Desk
 from ledger_core.runtime.folds import stream_of
-from ledger_core.runtime.lineage import Shared, history, shared, take
+from ledger_core.runtime.lineage import Shared, forgotten, history, shared, take
 
 _RESULTS: Final = frozenset(("tool", "model", "capture", "signal", "approval", "answer", "join"))
 """Kinds of effects that come to a result which somebody may want to be another one."""
@@ -101,8 +101,9 @@ class _Reading:
                 f"Run {asked.run_id} was driven by attached code, which cannot be executed again.",
                 hint="Start another run, and give it what this one came to.",
             )
-        if isinstance(begun.initial_state, Missing):
-            raise Refused(f"What run {asked.run_id} said was forgotten: it cannot be forked.")
+        gone = forgotten(log, RunState(run=asked.run_id))
+        if gone is not None or isinstance(begun.initial_state, Missing):
+            raise Refused(f"What run {gone or asked.run_id} said was forgotten: {asked.run_id} cannot be forked.")
         behind = self._event(self.at)
         going_on, initial = self._step(begun, behind)
         first_step = going_on.number == 1

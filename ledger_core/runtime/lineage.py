@@ -98,6 +98,22 @@ def _forked(journal: Journal, created: RunCreated, later: Iterable[Event]) -> li
     return journal.inherit(((one.seq, one.body) for one in later), overrides, patch)
 
 
+def forgotten(log: Log, state: RunState) -> str | None:
+    """The first run of a run's line, from itself backwards, whose words were forgotten."""
+    run: str | None = state.run
+    while run is not None:
+        if log.tagger(stream_of(run)) is None:
+            return run
+        created = log.nth(stream_of(run), 1, contents=False).body
+        run = created.ancestor if isinstance(created, RunCreated) else None
+    return None
+
+
 def tagger(log: Log, state: RunState) -> Callable[[bytes], bytes] | None:
-    """What makes the tags of a run's requests: the key of the first run of its line; None if that was forgotten."""
+    """What makes the tags of a run's requests: the key of the first run of its line.
+
+    None where the words of a run of the line were forgotten: what the run shares with it cannot be answered.
+    """
+    if state.ancestor is not None and forgotten(log, state) is not None:
+        return None
     return log.tagger(stream_of(state.lineage or state.run))

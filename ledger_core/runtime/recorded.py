@@ -28,6 +28,7 @@ from ledger_core.log.log import Event, Log
 from ledger_core.run.journal import Journal
 from ledger_core.run.patch import merge
 from ledger_core.run.state import RunState
+from ledger_core.runtime.adopting import Inputs
 from ledger_core.runtime.folds import stream_of
 from ledger_core.runtime.lineage import Share, inherit, shared
 
@@ -81,6 +82,10 @@ class RunRecord:
 
     unsettled: tuple[str, ...] = ()
     """Outside writes that were under way in an ancestor when this run was forked from it, and still are."""
+    inputs: Inputs | None = None
+    """Of a fork: what had come to its ancestors, and was not taken."""
+    created: RunCreated | None = None
+    """Of a fork: its first event."""
 
     @classmethod
     def read(cls, log: Log, run_id: str) -> RunRecord:
@@ -132,7 +137,9 @@ class _Reading:
             found |= {"initial": body.initial_state, "document": body.initial_state}
             found |= {"session": body.session, "origin": body.origin, "variables": body.variables}
             if body.ancestor is not None:
-                found["unsettled"] = tuple(inherit(self.journal, body, self._share))
+                inputs = Inputs()
+                left = inherit(self.journal, body, self._share, inputs.seen)
+                found |= {"unsettled": tuple(left), "inputs": inputs, "created": body}
         elif isinstance(body, StepCreated):
             if self.begun:
                 found["initial"] = found["document"]

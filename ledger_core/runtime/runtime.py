@@ -388,7 +388,7 @@ class Runtime(Steering, Sessions, Governing):
             run_id=state.run,
             step_id=state.step,
             step_number=state.step_number,
-            attempt=state.attempt,
+            attempt=journal.attempt,
             epoch=state.epoch,
             session_id=session,
             variables=dict(variables or {}),

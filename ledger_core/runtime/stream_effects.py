@@ -76,7 +76,8 @@ class ChunkSource:
 
     def leave(self) -> None:
         """The code stopped waiting, or let the stream go: it gets no more of it."""
-        if self.open and not self._left and (self._entry is not None or self._given):
+        known = self._found is not None or self._entry is not None
+        if self.open and not self._left and (known or self._given):
             self._left, self.open = True, False
             self._effects._left_at_gate(self._intent)
 

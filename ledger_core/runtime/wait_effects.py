@@ -184,6 +184,13 @@ class WaitEffects(Effects):
 
         def ended(state: RunState) -> int | None:
             child = state.children.get(run_id)
+            if child is None and state.ancestor is not None:
+                raise self._stopped(
+                    BadInput(
+                        f"Run {state.run} waits for {run_id}, a child of a run that it was forked from that goes on.",
+                        hint=f"When {run_id} has ended: agentledger resume {state.run}",
+                    )
+                )
             if child is None:
                 raise self._stopped(
                     BadInput(

@@ -81,6 +81,7 @@ const Fold = (() => {
         ]);
       if (type === 'run_created') {
         [this.run, this.agent, this.session] = [facts.run, facts.agent, has(facts.session) ? facts.session : null];
+        this.forked = has(facts.ancestor);
         code();
       } else if (type === 'step_created') {
         [this.step, this.number, this.stepAgent] = [facts.step, facts.number, facts.agent];
@@ -180,7 +181,7 @@ const Fold = (() => {
       else if (type === 'tool_call_requested' && has(facts.approval)) this.used.add(facts.approval);
       else if (type === 'child_run_requested')
         [this.children, this.kids].forEach((map, at) => map.set(facts.run, at ? facts.agent : 'running'));
-      else if (type === 'child_run_ended' && this.children.has(facts.run)) this.children.set(facts.run, facts.status);
+      else if (type === 'child_run_ended' && (this.forked || this.children.has(facts.run))) this.children.set(facts.run, facts.status);
       if (CLOSES.includes(type)) this.unheard(type, facts);
     }
 
