@@ -210,6 +210,8 @@ class _Reading:
         self._told: dict[str, Effect] = {}
         self._begun: RunCreated | None = None
         self._document: Any = {}
+        self._initial: Any = {}
+        """What its line began with."""
         self._end: dict[str, Any] = {}
         self._met: dict[int, tuple[int, str]] = {}
         self._policy: dict[str, str] = {}
@@ -224,7 +226,7 @@ class _Reading:
         if isinstance(body, RunCreated):
             if isinstance(body.initial_state, Missing):
                 raise Refused(f"What run {body.run} said was forgotten: nobody can tell what it did.")
-            self._begun, self._document = body, body.initial_state
+            self._begun, self._document, self._initial = body, body.initial_state, body.initial_state
             if body.ancestor is not None and self._share is not None:
                 self._inherit(body, self._share)
         elif isinstance(body, StepCreated) and self._steps:
@@ -253,6 +255,8 @@ class _Reading:
 
     def _inherit(self, created: RunCreated, share: Share) -> None:
         def seen(event: Event) -> None:
+            if isinstance(event.body, RunCreated) and event.body.ancestor is None:
+                self._initial = event.body.initial_state
             if isinstance(event.body, StepCreated) and event.body.number > 1:
                 self._harvest()
             self._note(event)
@@ -314,7 +318,7 @@ class _Reading:
             role=state.role,
             code_digest=None if state.code_digest is None else state.code_digest.hex(),
             status=state.status,
-            initial_state=plain(begun.initial_state),
+            initial_state=plain(self._initial),
             effects=tuple(sorted(self._told.values(), key=lambda one: one.log_seq or 0)),
             state=plain(self._document),
             events=dict(state.counts),

@@ -69,6 +69,8 @@ class Asked:
     """Of the recorded effect that answered it; None for an assumption."""
     exact: bool
     """Whether that was the very same request."""
+    place: str | None = None
+    """The recorded effect whose turn the answer comes at, where it is not that one's."""
 
 
 class Aligned(Journal):
@@ -117,11 +119,12 @@ class Aligned(Journal):
         path = self._claim(intent)
         self._pass(path or "")
         exact = path is not None and _key(self._known[path].intent) == _key(intent)
+        place = path
         if self.live is not None and self.live.ask(intent, exact) and (made := self.live.call(intent)) is not None:
             path, exact, entry = None, False, made
         else:
             entry = self._assumed(intent) if path is None else attrs.evolve(self._known[path], intent=intent)
-        self.asked[intent.path] = self._pending[intent.path] = Asked(intent, entry, path, exact=exact)
+        self.asked[intent.path] = self._pending[intent.path] = Asked(intent, entry, path, exact=exact, place=place)
         return entry
 
     def _claim(self, intent: Intent) -> str | None:
@@ -197,7 +200,7 @@ class Aligned(Journal):
                 continue
             if asked.path is not None and asked.path not in self._positions:
                 continue
-            rank = (self._last + 0.5 if asked.path is None else self._positions[asked.path], place)
+            rank = (self._positions.get(asked.path or asked.place or "", self._last + 0.5), place)
             if best is None or rank < best:
                 best, found = rank, asked.entry
         if found is not None and best is not None:

@@ -61,6 +61,7 @@ class Live:
         def one(ctx: Any) -> Any:
             if intent.kind == "tool":
                 return ctx.call_tool(intent.name, document["arguments"])
-            return ctx.call_model({**document["parameters"], "model": intent.name, "messages": document["messages"]})
+            asked = {**document["parameters"], "model": intent.name, "messages": document["messages"]}
+            return list(ctx.stream_model(asked)) if asked.get("stream") else ctx.call_model(asked)
 
         return attrs.evolve(self._spec, function=one, takes_state=False, is_async=False, code_digest=None, budget=None)

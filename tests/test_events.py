@@ -88,7 +88,7 @@ def test_every_body_comes_back_from_a_log(findings: Any, name: str, data: Any) -
         for event, body in zip(log.read(1, contents=False), written, strict=True):
             assert base.facts_of(event.body) == base.facts_of(body)
             assert all(getattr(event.body, field) is UNREAD for field in REGISTRY[name].content)
-        assert [] == findings(log._store)
+        assert {one.kind for one in findings(log._store)} <= {"origin"}  # what a run says it came of is not there
 
 
 @pytest.mark.parametrize("name", NAMES)

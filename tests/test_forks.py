@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from suites.runs import bodies, replayed
 
-from agentledger import Runtime, agent, tool
+from agentledger import NoEffect, RetryPolicy, Runtime, agent, tool
 from cli.main import cli
 from cli.output import Settings
 from ledger_core.errors import BadInput, Damaged, Diverged, InDoubt, NotFound, PermissionDenied, Refused
@@ -22,6 +22,7 @@ from ledger_core.runtime.folds import stream_of
 from ledger_core.runtime.lineage import check
 from projections.runs import of_stream
 from replay import replaying, sides
+from replay.comparing import compare
 
 SENT: list[str] = []
 
@@ -387,3 +388,89 @@ def test_a_course_of_a_fork_is_whole(runtime):
     runtime.run(letters, run_id=made)
     assert sides.of_run(runtime.log, made).digest == sides.of_run(runtime.log, "base").digest
     assert replaying.replay(runtime, made, letters.__agentledger_agent__).ok
+
+
+def test_a_logical_key_holds_in_a_whole_line(runtime):
+    """What was done under a key is done for every fork of the line, also where the fork does not share it."""
+
+    @agent(name="keyed", tools=[send, read])
+    def keyed(ctx):
+        first = ctx.call_tool("send", text="paid", _logical_operation="pay")
+        return [first, ctx.call_tool("read", number=1), ctx.call_tool("send", text="paid", _logical_operation="pay")]
+
+    whole = runtime.run(keyed, run_id="k").output
+    SENT.clear()
+    for at in (2, _at(runtime, "tool_call_completed", "1", "k")):
+        assert runtime.run(keyed, run_id=runtime.fork("k", at=at, live=True)).output == whole
+    assert SENT == []
+
+
+def test_a_signal_that_nobody_had_taken_is_the_forks_too(runtime):
+    """A signal that came before the event is there for the fork, once, however often its worker begins."""
+
+    @agent(name="waits")
+    def waits(ctx):
+        ctx.now()
+        return [ctx.wait_signal("go"), ctx.wait_signal("go")]
+
+    runtime.create_run(waits, run_id="s")
+    runtime.signal("s", "go", 1)
+    assert runtime.run(waits, run_id="s").status == "waiting"
+    at = next(event.stream_seq for event in runtime.log.stream(stream_of("s")) if event.type == "value_captured")
+    fork = runtime.fork("s", at=at)
+    for _ in range(2):
+        assert runtime.run(waits, run_id=fork).status == "waiting"
+    runtime.signal(fork, "go", 2)
+    assert runtime.run(waits, run_id=fork).output == [1, 2]
+    assert len(bodies(runtime, "signal_received", fork)) == 2
+
+
+def test_a_fork_of_what_was_forgotten_says_so_and_is_given_back(runtime):
+    """Where an ancestor was forgotten, its forks are nobody's to go on with, and nobody holds them."""
+    first = runtime.fork("base", at=4, new_id="first")
+    runtime.run(letters, run_id=first)
+    second = runtime.fork(first, new_id="second")
+    runtime.log.forget(stream_of("first"))
+    with pytest.raises(Refused, match="first said was forgotten"):
+        runtime.run(letters, run_id=second)
+    assert runtime.state(second).worker is None
+    with pytest.raises(Refused, match="forgotten"):
+        runtime.fork(second)
+    assert runtime.run(letters, run_id=runtime.fork("base")).ok
+
+
+def test_an_attempt_that_is_known_to_have_done_nothing_is_made_again(runtime):
+    """A write that was under way, and is known to have had no effect, is the fork's to make."""
+    tried: list[int] = []
+
+    @tool(name="flaky", side_effect="external_write", retry=RetryPolicy(max_attempts=5, initial=3600, jitter=0))
+    def flaky():
+        tried.append(1)
+        if len(tried) == 1:
+            raise NoEffect("not now")
+        return "done"
+
+    @agent(name="tries", tools=[flaky])
+    async def tries(ctx):
+        return await ctx.call_tool("flaky")
+
+    runtime.create_run(tries, run_id="t")
+    runtime.run_once(tries)
+    fork = runtime.fork("t", at=_at(runtime, "tool_call_requested", "1", "t"), live=True)
+    assert runtime.run(tries, run_id=fork).output == "done"
+
+
+def test_a_fork_of_a_later_step_began_as_its_line_did(runtime):
+    """A run and its fork in a later step differ in nothing: what the line began with is the fork's beginning too."""
+
+    @agent(name="steps")
+    def steps(ctx, state):
+        n = state.get("n", 0) + 1
+        ctx.capture("n", lambda: n)
+        return ctx.continue_with(None, {"n": n}) if n < 3 else n
+
+    runtime.run(steps, run_id="st")
+    fork = runtime.fork("st")
+    runtime.run(steps, run_id=fork)
+    found = compare(sides.of_run(runtime.log, "st"), sides.of_run(runtime.log, fork))
+    assert found.same, [one.sentence() for one in found.divergences]

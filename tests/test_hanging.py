@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from suites.edges import HEAD, child
+from suites.runs import replayed
 
 from agentledger import (
     Budget,
@@ -189,3 +191,77 @@ def test_costs_beyond_what_facts_can_hold_are_refused_at_the_call(tmp_path: Path
         except LedgerError:
             pass
         assert runtime.state("r").status != "running"
+
+
+def test_an_outcome_that_nobody_waits_for_holds_up_nobody(python: Any) -> None:
+    """A call that was given up and ends while the code waits for the next one is passed over: the code goes on."""
+    said = python.run(
+        """
+        import asyncio, random
+        from agentledger import Runtime, agent, tool
+
+        @tool(side_effect="external_write")
+        async def slow(n: int) -> int:
+            await asyncio.sleep(random.uniform(0.002, 0.02))
+            return n
+
+        @tool
+        async def fast(n: int) -> int:
+            return n
+
+        @agent(tools=[slow, fast])
+        async def a(ctx):
+            for i in range(40):
+                try:
+                    await asyncio.wait_for(ctx.call_tool("slow", n=i), 0.001)
+                except TimeoutError:
+                    pass
+                for j in range(4):
+                    await ctx.call_tool("fast", n=j)
+            return "done"
+
+        for number in range(15):
+            random.seed(number)
+            with Runtime.in_memory() as runtime:
+                assert runtime.run(a, run_id="r").output == "done"
+        print("ended")
+        """,
+        timeout=90,
+    )
+    assert said.strip() == "ended"
+
+
+@pytest.mark.parametrize("awaits", ["asyncio.timeout", "wait_for"])
+def test_a_stream_that_is_given_up_before_its_first_chunk_replays(awaits: str) -> None:
+    """Code that stops waiting for a stream before anything of it came does so again in its replay."""
+
+    async def slow(request: Any) -> Any:
+        await asyncio.sleep(0.2)
+        yield {"delta": "a"}
+
+    @tool
+    def read(n: int) -> int:
+        return n
+
+    async def first(stream: Any) -> Any:
+        return [chunk async for chunk in stream]
+
+    @agent(name="impatient", tools=[read], models=slow)
+    async def impatient(ctx: Any) -> Any:
+        found = []
+        stream = ctx.stream_model({"model": "m", "messages": []})
+        try:
+            if awaits == "wait_for":
+                await asyncio.wait_for(first(stream), 0.03)
+            else:
+                async with asyncio.timeout(0.03):
+                    await first(stream)
+        except TimeoutError:
+            found.append("too slow")
+        await ctx.call_tool("read", n=1)
+        await ctx.sleep(0.25)
+        return found
+
+    with Runtime.in_memory() as runtime:
+        assert runtime.run(impatient, run_id="r").output == ["too slow"]
+        replayed(runtime, impatient)

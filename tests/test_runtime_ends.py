@@ -172,6 +172,7 @@ def test_what_cannot_be_stored_is_a_failure_like_any(runtime, place, what):
     result = runtime.run(function, run_id="r")
     assert result.status == ("completed" if place == "tool" or (what == "deep" and result.ok) else "failed")
     assert runtime.state("r").worker is None
+    replayed(runtime, function)
 
 
 @pytest.mark.parametrize("run_id", ["", "a\nb", "latest", "é", "x" * 129])

@@ -6,6 +6,7 @@ be touched is looked at in a process without a network.
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import threading
@@ -17,9 +18,11 @@ import needs
 import pytest
 from click.testing import CliRunner
 
+from agentledger import agent, tool
 from cli.main import cli
 from cli.output import Settings
 from ledger_core.errors import BadInput, NotFound, Refused
+from ledger_core.runtime.agent import agent_of
 from ledger_core.runtime.runtime import Runtime
 from ledger_core.runtime.target import load
 from replay import replaying, shadow
@@ -205,6 +208,35 @@ def test_a_cut_makes_one_effect_and_tells_what_follows(world, recorded, tmp_path
     again = replaying.cut(recorded, "r", _candidate(tmp_path, "another prompt"), "2")
     assert [one.kind.code for one in again.divergences[:1]] == ["AL105"]
     assert world.asked[-1] == "/model"
+
+
+def test_a_cut_keeps_a_streams_shape_and_its_place_in_the_order():
+    """A stream is made again as a stream; an answer that is the same comes where the recorded one came."""
+
+    @tool
+    async def read(number: int, wait: float) -> int:
+        await asyncio.sleep(wait)
+        return number
+
+    @agent(name="streams", models=lambda request: iter([{"delta": letter} for letter in "abc"]))
+    def streams(ctx):
+        return [chunk["delta"] for chunk in ctx.stream_model({"model": "m", "messages": []})]
+
+    @agent(name="beside", tools=[read])
+    async def beside(ctx):
+        found = []
+
+        async def one(number: int, wait: float) -> None:
+            found.append(await ctx.call_tool("read", number=number, wait=wait))
+
+        await asyncio.gather(one(1, 0.0), one(2, 0.03))
+        return found
+
+    with Runtime.in_memory() as runtime:
+        for spec, point in ((streams, "1"), (beside, "one.2/1")):
+            runtime.run(spec, run_id=spec.__name__)
+            made = replaying.cut(runtime, spec.__name__, agent_of(spec), point)
+            assert made.ok, [one.sentence() for one in made.divergences]
 
 
 @pytest.mark.parametrize("point", ["3", "4", "9", "", "end"])

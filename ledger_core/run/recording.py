@@ -133,12 +133,14 @@ class Recording:
             path = getattr(body, "path", None)
             if path in waited and type(body) in _OUTCOMES:
                 self.record(seq, body)
-                waited = waited - {path} if self.entries[path].final else waited
+                entry = self.entries[path]
+                undone = entry.no_effect and entry.standing is Standing.OPEN
+                waited = waited - {path} if entry.final or undone else waited
             if not waited:
                 break
         for path in streams - waited:  # whoever reads on gets it, in no order with others
             self._written[path] = self.entries.pop(path)
-        return writes | streams, writes & waited
+        return {path for path in writes if path in waited or self.entries[path].final} | streams, writes & waited
 
     def _step(self, _: int, body: StepCreated) -> None:
         if body.number > 1:

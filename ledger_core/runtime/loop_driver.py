@@ -113,6 +113,8 @@ class AsyncDriver:
             return
         if len(self._tasks) == 1 and self._drafted[0] is turn:
             self._drafted.popleft()  # one task, waiting for this: nothing else of the run can move
+            if self._drafted:  # nobody waited for this one any more: the task waits for one behind it
+                self._pump_soon()
             return
         turn.waiter = self._loop.create_future()
         self._pump_soon()
