@@ -30,9 +30,9 @@ def effects_of(recorded: Course, journal: Aligned, tools: Mapping[str, ToolSpec]
     asked = [
         live.get(path) or _effect(path, one, known.get(one.path or ""), tools, gone=path in journal.given_up)
         for path, one in journal.asked.items()
-        if one.path is not None or not journal.was_given_up(path)  # else it was given up before anything was recorded
+        if one.path is not None or path not in journal.given_up  # what is given up before it began is on no record
     ]
-    return asked + [known[path] for path in journal.left_out()]
+    return asked + [known[path] for path in journal.left_out() if path in known]
 
 
 def end_of(ended: Ended, initial: Any) -> dict[str, Any]:
@@ -77,8 +77,8 @@ def _same(path: str, stood: Effect, intent: Intent, spec: ToolSpec | None, *, go
     now = attrs.evolve(stood, path=path, line=intent.line, seq=None, log_seq=None, hash=None)
     if spec is not None and stood.version is not None:
         now = attrs.evolve(now, version=spec.version)
-    if gone == (stood.outcome == "given up"):
-        return now
+    if gone == (stood.outcome == "given up") or (gone and stood.outcome in ("done", "failed")):
+        return now  # what came in the moment in which the code stopped waiting is on record as having come
     return attrs.evolve(now, outcome="given up" if gone else "assumed", value=None, error_type=None)
 
 

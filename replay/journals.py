@@ -107,7 +107,7 @@ class Aligned(Journal):
 
     def request(self, intent: Intent) -> Entry | Divergence | None:
         if intent.kind == "chunk":
-            chunk = self.entries[intent.path]
+            chunk = self._known[intent.path]
             self._pending[intent.path] = Asked(intent, chunk, intent.path, exact=True)
             return chunk
         if len(self.asked) > 2 * len(self._known) + _MORE:
@@ -167,13 +167,15 @@ class Aligned(Journal):
         return Entry(intent=intent, seq=0, standing=Standing.DONE, value=value)
 
     def knows(self, path: str) -> bool:
-        found = self.entries.get(path)
+        found = self._known.get(path)
         if found is not None and found.intent.kind == "chunk":
             asked = self.asked.get(found.intent.name)
             return asked is not None and asked.path == found.intent.name
         return path in self.asked
 
     def kept(self, entry: Entry) -> bool:
+        if entry.intent.kind == "chunk":
+            return entry.intent.path in self._written
         asked = self.asked.get(entry.intent.path)
         return asked is not None and asked.path in self._written
 
@@ -200,12 +202,12 @@ class Aligned(Journal):
                 continue
             if asked.path is not None and asked.path not in self._positions:
                 continue
-            rank = (self._positions.get(asked.path or asked.place or "", self._last + 0.5), place)
+            rank = (self._positions.get(asked.path or asked.place or "", _LAST), place)
             if best is None or rank < best:
                 best, found = rank, asked.entry
         if found is not None and best is not None:
             del self._pending[found.intent.path]
-            self._last = max(self._last, best[0])
+            self._last = max(self._last, best[0]) if best[0] != _LAST else self._last
         return found
 
     def late(self, waiting: Container[str]) -> Entry | None:
@@ -223,6 +225,10 @@ class Aligned(Journal):
 
     def held_up(self) -> Divergence | None:
         return None
+
+
+_LAST: Final = float("inf")
+"""An assumption is given when nothing that is recorded can be: the code may stop waiting for it by then."""
 
 
 def _key(intent: Intent) -> Any:

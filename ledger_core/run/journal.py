@@ -88,7 +88,8 @@ class Journal(Recording):
 
         `waiting` holds the paths of those who can be given one just now; everybody, if it is None.
 
-        Where the code stopped waiting for an effect, it has to do so again before anything else is released.
+        Where the code stopped waiting for an effect, it has to do so again before anything else is released. What it
+        has stopped waiting for, and no work of its own waits for either, is passed over.
         """
         while self._released < len(self._order):
             path, abandoned = self._order[self._released]
@@ -97,7 +98,9 @@ class Journal(Recording):
             entry = self.entries.get(path)  # none, where the code gave up before anything was recorded
             given = entry is not None and (not abandoned or entry.final)
             if given and waiting is not None and path not in waiting:
-                return None
+                if not self._left(path):
+                    return None
+                given = False
             self._released += 1
             if given and entry is not None:
                 return entry
@@ -139,7 +142,17 @@ class Journal(Recording):
     def give_up(self, path: str) -> bool:
         """The code stops waiting for an effect; False if that is news, and to be recorded."""
         self._given_up.add(path)
+        # what came of a stream by then may never have reached the code: it need not ask for it again
+        self._requested.update(one for one, entry in self._chunks() if entry.intent.name == path)
         return path in self._abandoned
+
+    def _chunks(self) -> Iterable[tuple[str, Entry]]:
+        return ((path, entry) for path, entry in self.entries.items() if entry.intent.kind == "chunk")
+
+    def _left(self, path: str) -> bool:
+        """Whether the code has stopped waiting for an effect, or for the stream that a chunk is of."""
+        intent = self.entries[path].intent
+        return (intent.name if intent.kind == "chunk" else path) in self._given_up
 
     @staticmethod
     def beyond(intent: Intent) -> Divergence:
@@ -153,6 +166,8 @@ class Journal(Recording):
         ahead = next((one for one in self._ahead if one.path not in self._given_up), None)
         if self.exhausted or not (ahead or ended):
             return None
+        if ended and self.all_requested:
+            return None  # what was not released is an outcome that only a task left behind was waiting for
         missing = next((entry for path, entry in self.entries.items() if path not in self._requested), None)
         if ahead is not None:
             return Divergence(

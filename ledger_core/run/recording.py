@@ -131,6 +131,8 @@ class Recording:
         waited = writes | streams
         for seq, body in later if waited else ():
             path = getattr(body, "path", None)
+            if isinstance(body, ModelChunkReceived) and body.of in waited:
+                self._written[body.path] = _chunk(seq, body)
             if path in waited and type(body) in _OUTCOMES:
                 self.record(seq, body)
                 entry = self.entries[path]
@@ -246,8 +248,8 @@ class Recording:
         self._ended(seq, body.path, Standing.DONE, value=body.result)
 
     def _chunk(self, seq: int, body: ModelChunkReceived) -> None:
-        self._gated(seq, body.path, "chunk", body.of, b"", None)
-        self._ended(seq, body.path, Standing.DONE, value=body.chunk)
+        self.entries.setdefault(body.path, _chunk(seq, body))
+        self._order.append((body.path, False))
 
     def _cost(self, seq: int, body: CostRecorded) -> None:
         self._immediate(seq, body.path, "cost", body.name, None, request=body.request)
@@ -334,6 +336,11 @@ class Recording:
         intent = Intent(path=path, kind=kind, name=name, request=request, document=value if kind == "patch" else None)
         standing = Standing.FAILED if error_type else Standing.DONE
         self.entries[path] = Entry(intent=intent, seq=seq, standing=standing, value=value, error_type=error_type)
+
+
+def _chunk(seq: int, body: ModelChunkReceived) -> Entry:
+    intent = Intent(path=body.path, kind="chunk", name=body.of, request=b"")
+    return Entry(intent=intent, seq=seq, standing=Standing.DONE, value=body.chunk, ended=seq)
 
 
 TIMED_OUT: Final = "WaitTimedOut"
