@@ -8,6 +8,7 @@ command is told to run agents again only where it ran them.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -100,7 +101,8 @@ GROUPS: dict[str, Sequence[click.Command]] = {
     ),
     "Keep": (keep.init, keep.doctor),
 }
-_RESUMABLE = frozenset(("run", "resume", "fork", "worker"))
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
+_RESUMABLE = frozenset(("run", "resume", "fork", "worker", "serve"))
 """Commands that run agents: what they leave undone is gone on with by `resume`."""
 
 
@@ -162,7 +164,8 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
     except SystemExit as left:  # agent code may call sys.exit; its run is given back, and that must be seen
         if sys.stdout is not stdout:  # click's way to say that whoever read us has seen enough
             return 0
-        say(f"error: the code ended the process ({left.code!r}).\nGo on with: agentledger resume latest")
+        further = "\nGo on with: agentledger resume latest" if settings.command in _RESUMABLE else ""
+        say(f"error: the code ended the process ({left.code!r}).{further}")
         return 1
     except click.ClickException as error:
         error.show()
@@ -175,6 +178,12 @@ def _run(arguments: Sequence[str] | None, settings: Settings) -> int:
             say(traceback.format_exc())
         complain(settings, error)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _NO_ROOM or settings.debug:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say(f"error: what was to be printed could not be written: {error.strerror}.")
+        return 1
     except Exception as error:
         if settings.debug:
             say(traceback.format_exc())

@@ -45,6 +45,7 @@ def pass_settings(function: F) -> F:
         settings.policy, settings.sandbox = policy or settings.policy, sandbox or settings.sandbox
         settings.json = settings.json or as_json
         settings.debug = settings.debug or debug
+        settings.command = function.__name__
         return function(settings, *args, **options)
 
     return command  # type: ignore[return-value]  # click has wrapped it
@@ -84,11 +85,12 @@ def document(text: str | None, option: str = "--input") -> dict[str, Any] | None
         return None
     value = json_value(text, option)
     if not isinstance(value, dict):
-        raise BadInput(f"{option} is a JSON {type(value).__name__}.", hint=f"It is an object: {option} '{{…}}'.")
+        what = {list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)
+        raise BadInput(f"{option} is a JSON {what}.", hint=f"It is an object: {option} '{{…}}'.")
     return value
 
 
-def json_value(text: str, option: str) -> Any:
+def json_value(text: str, option: str, *, written: str | None = None) -> Any:
     """A JSON value that a person gave: the text, @FILE, or - for stdin; raises `BadInput`."""
     try:
         if text == "-":
@@ -100,4 +102,6 @@ def json_value(text: str, option: str) -> Any:
     except OSError as error:
         raise BadInput(f"{option} names {text[1:]}, which cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{option} is no JSON: {error}.", hint=f"""Write {option} '{{"key": "value"}}'.""") from None
+        raise BadInput(
+            f"{option} is no JSON: {error}.", hint=f"""Write {written or option + " "}'{{"key": "value"}}'."""
+        ) from None

@@ -36,6 +36,8 @@ class Settings:
     sandbox: str | None = None
     json: bool = False
     debug: bool = False
+    command: str | None = None
+    """Name of the one that is at work."""
 
 
 def emit(settings: Settings, value: dict[str, Any], render: Callable[[], None]) -> None:
@@ -61,13 +63,20 @@ def complain(settings: Settings, error: LedgerError) -> None:
         say(harmless(error.hint.strip("\n")))
 
 
+class _Paper(Console):
+    """A console that leaves it to the program what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def table(headings: list[str], rows: list[list[str]]) -> None:
     """A table on stdout, as wide as it needs to be where stdout is no terminal."""
     shown = Table(*headings, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         shown.add_row(*(Text(harmless(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, highlight=False).print(shown, no_wrap=width is not None)
+    _Paper(width=width, highlight=False).print(shown, no_wrap=width is not None)
 
 
 def harmless(text: str) -> str:

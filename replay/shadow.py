@@ -31,6 +31,11 @@ class Shadow:
     compared: Comparison
 
     @property
+    def stopped(self) -> bool:
+        """Whether the candidate never came to an end, and was stopped."""
+        return self.compared.attempted.status == "waiting" and self.compared.recorded.status in ("completed", "failed")
+
+    @property
     def blocked(self) -> tuple[Effect, ...]:
         """Outside writes that the candidate wants to make and that are not on record."""
         return tuple(one for one in self.compared.attempted.effects if one.writes and one.outcome == "assumed")
@@ -62,6 +67,7 @@ class Shadow:
             "effects": found["effects"],
             "answered": self.answered,
             "assumed": len(self.assumed),
+            "stopped": self.stopped,
             "first_assumed": None if first is None else first.path,
             "writes": {
                 "blocked": [effect_json(one) for one in self.blocked],
@@ -92,7 +98,7 @@ def shadow(runtime: Runtime, run_id: str, candidate: AgentSpec, *, live: bool = 
     return Shadow(
         run_id=run_id,
         agent=candidate.name,
-        same_code=candidate.code_digest == state.code_digest,
+        same_code=candidate.code_digest == state.code_digest and candidate.entry_point == state.entry_point,
         compared=compared,
     )
 

@@ -97,6 +97,8 @@ def of_file(path: Path) -> Course:
     """The course in a file. Raises as `load` does."""
     if path.is_dir():
         return of_bundle(evidence_files.read(path), str(path))
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{str(path)!r:.200} is no file that ends: a device, a pipe or a socket.", hint=_HINT)
     try:
         data = path.read_bytes().decode()
     except FileNotFoundError:

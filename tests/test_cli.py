@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import needs
 import pytest
 
 AGENTS = """
@@ -288,14 +289,28 @@ def test_a_broken_pipe(shell):
     process.stderr.close()
 
 
-def test_whoever_reads_may_stop(shell, tmp_path):
+@pytest.mark.parametrize("words", [("trace", "r"), ("runs", "--tree")])
+def test_whoever_reads_may_stop(shell, tmp_path, words):
     """A command whose reader has seen enough ends well, and says nothing of it."""
     shell("run", "agents.py:hello", "--run-id", "r")
-    command = [sys.executable, "-c", "from cli.main import main; main()", "trace", "r"]
+    command = [sys.executable, "-c", "from cli.main import main; main()", *words]
     reader = f"{shlex.join(command)}; echo $? >&2"
     words = ["bash", "-c", f"({reader}) | true"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr.split() == ["0"]
+
+
+@pytest.mark.parametrize("words", [("runs",), ("log", "show", "r"), ("status", "r", "--json")])
+def test_what_cannot_be_printed_is_said(shell, tmp_path, words):
+    """Where stdout takes no more, a command says so in a sentence, and fails."""
+    needs.linux()
+    shell("run", "agents.py:hello", "--run-id", "r")
+    command = [sys.executable, "-c", "from cli.main import main; main()", *words]
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: what was to be printed could not be written")
+    assert "Traceback" not in done.stderr
 
 
 def test_reading_changes_nothing(shell):

@@ -528,3 +528,10 @@ def test_equal_runs_have_a_page(root, tmp_path, browser):
     browser.run("document.querySelector('details.fold summary').click()")
     assert _visible(browser, "div.row.same") == 37
     assert browser.errors == []
+
+
+def test_what_has_no_end_is_no_side():
+    """A device or a pipe is refused in a sentence, and not read until memory ends."""
+    needs.linux()
+    with pytest.raises(BadInput, match="no file that ends"):
+        sides.of_file(Path("/dev/zero"))

@@ -378,7 +378,8 @@ def test_the_command_forks_and_the_tree_shows_it(tmp_path, monkeypatch):
     assert [line[:2] for line in lines[:2]] == [["r", "own"], ["└─", "f"]]
     assert sorted(line[0] for line in lines[2:]) == ["└─", "├─"]
     assert "fork of  f behind its event 1; outside writes are refused" in al("status", "g").stdout
-    for words in (["--override", "1"], ["--override", "1={"], ["--set-state", "[]"], ["--at", "99"]):
+    twice = ["--override", "1=1", "--override", "1=2"]
+    for words in (["--override", "1"], ["--override", "1={"], ["--set-state", "[]"], ["--at", "99"], twice):
         assert isinstance(al("fork", "r", *words).exception, BadInput | SystemExit)
 
 

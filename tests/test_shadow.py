@@ -294,3 +294,13 @@ def test_the_commands_say_it(recorded, tmp_path, monkeypatch):
     assert same.return_value == 0
     assert al("divergence", "r", "same.json", "--fail-on-divergence").return_value == 0
     assert isinstance(al("replay", "--all", "--cut", "1").exception, BadInput)
+
+
+def test_a_candidate_that_never_ends_is_stopped_and_said_so(recorded, tmp_path):
+    """Code that asks for ever is stopped at a limit, and the shadow says that it was."""
+    (tmp_path / "endless.py").write_text(
+        "from agentledger import agent\n@agent(name='clerk')\ndef clerk(ctx):\n    while True:\n        ctx.now()\n"
+    )
+    found = shadow.shadow(recorded, "r", load(str(tmp_path / "endless.py")))
+    assert found.as_json()["stopped"] is True
+    assert shadow.shadow(recorded, "r", _candidate(tmp_path, "the same")).stopped is False

@@ -54,9 +54,12 @@ def fork(
     outside is refused, unless it is made with --live. Without --at it begins behind the last overridden result, or
     behind RUN's last event. `debug RUN` and `timetravel RUN` number the events.
     """
+    results = [_override(text) for text in overrides]
+    if len({path for path, _ in results}) < len(results):
+        raise BadInput("--override names an effect twice.", hint="Give each effect one result.")
     asked: dict[str, Any] = {
         "set_state": document(patch, "--set-state"),
-        "overrides": dict(_override(text) for text in overrides),
+        "overrides": dict(results),
         "live": live,
         "new_id": run_id,
     }
@@ -82,7 +85,7 @@ def _override(text: str) -> tuple[str, Any]:
         raise BadInput(
             f"--override {text!r:.60} names no effect and its result.", hint="""Write --override '12={"id": 7}'."""
         )
-    return path, json_value(value, f"--override {path}")
+    return path, json_value(value, "--override", written=f"--override {path}=")
 
 
 @click.command()
@@ -117,6 +120,8 @@ def shadow(settings: Settings, run_name: str, target: str, *, live: bool, fail_o
         if not found.compared.same:
             click.echo()
             show(found.compared)
+        if found.stopped:
+            say("It was stopped: it asks for more than twice what is on record, and for no end.")
         if found.same_code:
             say("The candidate is the code that was recorded.")
 
