@@ -164,6 +164,8 @@ class Aligned(Journal):
             value = here.value  # of another name: it may have been renamed
         else:
             value = self._begun_ns if intent.kind == "now" else _ASSUMED.get(intent.kind)
+        if intent.kind == "model" and isinstance(value, list) != bool(intent.document["parameters"].get("stream")):
+            value = _ASSUMED["model"] if isinstance(value, list) else []
         return Entry(intent=intent, seq=0, standing=Standing.DONE, value=value)
 
     def knows(self, path: str) -> bool:

@@ -21,6 +21,8 @@ from agentledger import (
     agent,
     tool,
 )
+from ledger_core.runtime.agent import agent_of
+from replay import replaying
 
 
 def test_a_keyed_read_is_answered_when_its_step_begins_afresh(tmp_path: Path) -> None:
@@ -229,6 +231,37 @@ def test_an_outcome_that_nobody_waits_for_holds_up_nobody(python: Any) -> None:
         timeout=90,
     )
     assert said.strip() == "ended"
+
+
+def test_a_stream_that_loses_a_race_replays() -> None:
+    """A chunk that came when the code had just stopped reading holds up no replay, however the race went."""
+
+    async def model(request: Any) -> Any:
+        for number in range(4):
+            await asyncio.sleep(0.004)
+            yield {"delta": number}
+
+    @tool
+    async def read(n: int, wait: float) -> int:
+        await asyncio.sleep(wait)
+        return n
+
+    @agent(name="races", tools=[read], models=model)
+    async def races(ctx: Any) -> Any:
+        async def reads() -> Any:
+            return [chunk async for chunk in ctx.stream_model({"model": "m", "messages": []})]
+
+        tasks = [asyncio.create_task(reads()), asyncio.create_task(ctx.call_tool("read", n=1, wait=0.004))]
+        _, late = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        return await ctx.call_tool("read", n=2, wait=0.01)
+
+    for _ in range(12):
+        with Runtime.in_memory() as runtime:
+            assert runtime.run(races, run_id="r").output == 2
+            assert replaying.replay(runtime, "r", agent_of(races)).ok
 
 
 @pytest.mark.parametrize("awaits", ["asyncio.timeout", "wait_for"])
