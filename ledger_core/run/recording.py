@@ -127,6 +127,7 @@ class Recording:
             path for path in writes if self.entries[path].no_effect and self.entries[path].standing is Standing.OPEN
         }
         seen = {entry.intent.name for entry in self.entries.values() if entry.intent.kind == "chunk"}
+        seen -= self._abandoned
         streams = {path for path in seen if path in self.entries and not self.entries[path].final}
         waited = writes | streams
         for seq, body in later if waited else ():
