@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from ledger_core import secret
 from ledger_core.run.entry import Entry, Intent
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.folds import stream_of
@@ -29,19 +30,22 @@ _RUN = "live"
 class Live:
     """Makes those effects of an agent's that `ask` chooses, in a ledger of their own."""
 
-    def __init__(self, runtime: Runtime, spec: AgentSpec, ask: Ask) -> None:
+    def __init__(self, runtime: Runtime, spec: AgentSpec, ask: Ask, effects: dict[str, Effect]) -> None:
         self._spec = spec
         self._runtime = runtime
         self.ask = ask
-        self.effects: dict[str, Effect] = {}
+        self.effects = effects
         """What came of them, by the path at which the code asked."""
 
     def call(self, intent: Intent) -> Entry | None:
-        """What comes of an effect today; None for what may not be asked: an outside write, or what waits for others."""
+        """What comes of an effect today; None for what may not be asked: an outside write, what waits for others, and
+        what was asked with a secret."""
         tool = self._spec.tools.get(intent.name)
         reads = tool is not None and tool.side_effect != "external_write"
         if intent.kind not in CALLS or (intent.kind == "tool" and not reads):
             return None
+        if secret.hides(intent.document):
+            return None  # what is on record of it is a secret's name
         with self._runtime.beside() as scratch:
             scratch.run(self._one(intent), run_id=_RUN)
             entry = RunRecord.read(scratch.log, _RUN).journal.entries.get("1")

@@ -14,7 +14,6 @@ import attrs
 from ledger_core.errors import BadInput, LedgerError, NotFound
 from ledger_core.run import divergence
 from ledger_core.run.divergence import Divergence
-from ledger_core.run.entry import Intent
 from ledger_core.runtime.agent import AgentSpec
 from ledger_core.runtime.folds import stream_of
 from ledger_core.runtime.lineage import shared
@@ -24,7 +23,7 @@ from projections.course import Course, Effect, of_events
 from replay.attempt import effects_of, end_of
 from replay.comparing import STOPS, Comparison, compare, effect_json
 from replay.journals import Aligned, Version, Watched
-from replay.live import CALLS, Ask, Live
+from replay.live import Ask, Live
 from replay.steps import Step, end_differences, executed, first_difference, steps_of
 
 Mode = Literal["strict", "collect", "cut"]
@@ -93,25 +92,19 @@ def cut(runtime: Runtime, run_id: str, agent: AgentSpec, point: str, *, keep: bo
     What comes of it, and of all that follows, is collected. Raises as `replay` does, and `BadInput` where the code has
     no such effect, or one that cannot be asked of the world: an outside write, or what waits for others.
     """
-    asked: list[Intent] = []
-
-    def ask(intent: Intent, _: bool) -> bool:
-        if intent.path == point:
-            asked.append(intent)
-        return intent.path == point
-
+    answers: dict[str, Effect] = {}
     record = RunRecord.read(runtime.log, run_id)
-    compared = attempt(runtime, run_id, agent, ask)
+    compared = attempt(runtime, run_id, agent, lambda intent, _: intent.path == point, answers)
     made = None if compared is None else next((one for one in compared.attempted.effects if one.path == point), None)
-    if compared is None or made is None or not asked:
+    if compared is None or made is None:
         raise BadInput(
             f"Agent {agent.name} asks for nothing at effect {point!r:.80} of run {run_id}.",
             hint=f"agentledger debug {run_id} shows the effects: tool and model calls can be made again.",
         )
-    if made.outcome == "assumed" or made.kind not in CALLS or made.writes:
+    if point not in answers:
         raise BadInput(
             f"Effect {point} of run {run_id}, {made.words()}, cannot be made again by itself.",
-            hint="Outside writes are never made by a replay, and nothing else waits. `fork --live` goes on for real.",
+            hint="Outside writes are never made by a replay, nor calls with secrets. `fork --live` goes on for real.",
         )
     return Replay(
         run_id=run_id,
@@ -166,11 +159,13 @@ def _strictly(runtime: Runtime, steps: list[Step]) -> tuple[Divergence | None, i
     return None, number
 
 
-def attempt(runtime: Runtime, run_id: str, agent: AgentSpec, ask: Ask | None = None) -> Comparison | None:
+def attempt(
+    runtime: Runtime, run_id: str, agent: AgentSpec, ask: Ask | None = None, answers: dict[str, Effect] | None = None
+) -> Comparison | None:
     """What the code does when it is answered whatever it asks for, held against the record.
 
-    `ask` chooses what is asked of the world; nothing without it. None where code of it could not be executed to an
-    end. Raises as `replay` does.
+    `ask` chooses what is asked of the world, and `answers` is told what came of it, by path; nothing without it. None
+    where code of it could not be executed to an end. Raises as `replay` does.
     """
     recorded = _recorded(runtime, run_id)
     steps = steps_of(runtime, run_id, agent)
@@ -181,7 +176,7 @@ def attempt(runtime: Runtime, run_id: str, agent: AgentSpec, ask: Ask | None = N
     last: dict[str, Any] = {}
 
     def journal(step: Step, spec: AgentSpec) -> Aligned:
-        live = None if ask is None else Live(runtime, spec, ask)
+        live = None if ask is None else Live(runtime, spec, ask, {} if answers is None else answers)
         return Aligned(step.record.journal, step.record.state.created_ns, live)
 
     for done in executed(runtime, steps, journal):

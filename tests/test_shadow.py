@@ -18,7 +18,7 @@ import needs
 import pytest
 from click.testing import CliRunner
 
-from agentledger import agent, tool
+from agentledger import Secret, agent, tool
 from cli.main import cli
 from cli.output import Settings
 from ledger_core.errors import BadInput, NotFound, Refused
@@ -208,6 +208,26 @@ def test_a_cut_makes_one_effect_and_tells_what_follows(world, recorded, tmp_path
     again = replaying.cut(recorded, "r", _candidate(tmp_path, "another prompt"), "2")
     assert [one.kind.code for one in again.divergences[:1]] == ["AL105"]
     assert world.asked[-1] == "/model"
+
+
+def test_a_call_with_a_secret_cannot_be_made_again():
+    """What is on record of a secret is its name: nobody is asked with that."""
+    given: list[str] = []
+
+    @tool
+    def look(key: str) -> int:
+        given.append(key)
+        return 1
+
+    @agent(name="looks", tools=[look])
+    def looks(ctx):
+        return ctx.call_tool("look", key=Secret("shadowed", "a value that is hidden"))
+
+    with Runtime.in_memory() as runtime:
+        runtime.run(looks, run_id="r")
+        with pytest.raises(BadInput, match="cannot be made again"):
+            replaying.cut(runtime, "r", agent_of(looks), "1")
+    assert given == ["a value that is hidden"]
 
 
 def test_a_cut_keeps_a_streams_shape_and_its_place_in_the_order():
