@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from ledger_core import codec
+from ledger_core import secret
 from ledger_core.errors import LedgerError
 from ledger_core.governance.tool import ToolSpec
 from ledger_core.run.entry import Intent
@@ -40,7 +40,7 @@ def end_of(ended: Ended, initial: Any) -> dict[str, Any]:
     error = ended.error
     if error is None and ended.stopped is None:
         try:
-            output = plain(codec.roundtrip(ended.output))
+            output = plain(secret.plain(ended.output))
         except LedgerError as unstorable:
             error = unstorable
     nothing = {"output": None, "error_type": None, "message": None, "state": plain(initial)}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from ledger_core import codec
+from ledger_core import codec, secret
 from ledger_core.errors import LedgerError, NotFound, Refused
 from ledger_core.events import Missing
 from ledger_core.run import divergence
@@ -157,7 +157,7 @@ def end_differences(done: Executed) -> Iterator[Divergence]:
     if step.record.state.status == "failed" and step.following is None:
         return  # of the same error
     record = step.record
-    output = None if step.following is not None else codec.roundtrip(ended.output)
+    output = None if step.following is not None else secret.plain(ended.output)
     state = merge(record.initial, diff(record.initial, ended.state))
     for kind, before, after in (
         (divergence.OTHER_OUTPUT, None if step.following is not None else record.output, output),
@@ -197,7 +197,7 @@ def _end(ended: Ended, spec: AgentSpec) -> str:
         return f"a next step of agent {goes_on if isinstance(goes_on, str) else goes_on.name}"
     if error is None:
         try:
-            codec.encode(ended.output)
+            secret.plain(ended.output)
         except LedgerError as unstorable:
             error = unstorable
     return "a result" if error is None else "{}: {}".format(*normalised(error))
