@@ -9,7 +9,7 @@ import pytest
 from suites.runs import replayed
 
 from agentledger import ModelFailed, Runtime, agent, tool
-from ledger_core.errors import InDoubt, RetryableAgentError
+from ledger_core.errors import BadInput, InDoubt, RetryableAgentError
 from ledger_core.runtime.folds import stream_of
 from replay import sides
 
@@ -197,8 +197,31 @@ def test_a_fork_of_a_stream_that_was_lost_has_lost_it_too():
         replayed(runtime, reads, fork)
 
 
-def test_what_is_still_under_way_is_waited_for_by_a_person():
-    """A child that goes on, and a question that nobody answered, hold a fork up in a sentence; later it goes on."""
+def test_a_question_that_nobody_answered_is_waited_for_by_a_person():
+    """A question of the ancestor's that has no answer holds a fork up in a sentence; answered, it is the fork's too."""
+
+    @agent(name="asks")
+    def asks(ctx):
+        question = ctx.request_approval("may I?", wait=False)
+        ctx.now()
+        return question.wait()["approved"]
+
+    with Runtime.in_memory() as runtime:
+        assert runtime.run(asks, run_id="q").status == "waiting"
+        at = next(event.stream_seq for event in runtime.log.stream(stream_of("q")) if event.type == "value_captured")
+        fork = runtime.fork("q", at=at)
+        for _ in range(2):
+            with pytest.raises(BadInput, match="nobody answered it"):
+                runtime.run(asks, run_id=fork)
+            assert runtime.state(fork).worker is None
+        _answered(runtime, "q")
+        assert runtime.run(asks, run_id=fork).output is True
+        assert runtime.run(asks, run_id="q").output is True
+        replayed(runtime, asks, fork)
+
+
+def test_a_child_that_goes_on_is_waited_for_by_a_person():
+    """A child of the ancestor's that goes on holds a fork up in a sentence; when it has ended, the fork goes on."""
 
     @agent(name="child")
     def long(ctx):
@@ -215,7 +238,7 @@ def test_what_is_still_under_way_is_waited_for_by_a_person():
         kid = next(iter(runtime.state("p").children))
         at = next(event.stream_seq for event in runtime.log.stream(stream_of("p")) if event.type == "value_captured")
         fork = runtime.fork("p", at=at)
-        with pytest.raises(Exception, match="a child of a run that it was forked from"):
+        with pytest.raises(BadInput, match="a child of a run that it was forked from"):
             runtime.run(parent, run_id=fork)
         assert runtime.state(fork).status == "waiting"
         runtime.signal(kid, "end", 7)

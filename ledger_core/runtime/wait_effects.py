@@ -32,7 +32,7 @@ from ledger_core.run import decide
 from ledger_core.run.journal import TIMED_OUT, Entry, Intent, Standing, answer_of
 from ledger_core.run.state import RunState
 from ledger_core.runtime.asked import duration
-from ledger_core.runtime.driver import HOLD_NS, Suspended
+from ledger_core.runtime.driver import HOLD_NS, StepStopped, Suspended
 from ledger_core.runtime.effect import Effects, Place, failure, replayed
 from ledger_core.runtime.folds import Runs
 
@@ -162,7 +162,21 @@ class WaitEffects(Effects):
                 asked=intent.document,
             )
 
-        return await self._wait(intent, timeout, body, lambda state: state.approvals.get(approval))
+        def decided(state: RunState) -> int | None:
+            if approval not in state.approvals and state.ancestor is not None:
+                raise self._not_come(state, approval, "a question of a run that it was forked from: nobody answered it")
+            return state.approvals.get(approval)
+
+        return await self._wait(intent, timeout, body, decided)
+
+    def _not_come(self, state: RunState, awaited: str, what: str) -> StepStopped:
+        """A fork waits for what was under way in its line: it is told of it when it is gone on with."""
+        return self._stopped(
+            BadInput(
+                f"Run {state.run} waits for {awaited}, {what}.",
+                hint=f"When it has come: agentledger resume {state.run}",
+            )
+        )
 
     def _approval(self, path: str) -> str:
         """The id of a request: the recorded one, or a new one for this attempt. An answer holds for one request."""
@@ -185,12 +199,7 @@ class WaitEffects(Effects):
         def ended(state: RunState) -> int | None:
             child = state.children.get(run_id)
             if child is None and state.ancestor is not None:
-                raise self._stopped(
-                    BadInput(
-                        f"Run {state.run} waits for {run_id}, a child of a run that it was forked from that goes on.",
-                        hint=f"When {run_id} has ended: agentledger resume {state.run}",
-                    )
-                )
+                raise self._not_come(state, run_id, "a child of a run that it was forked from: it goes on")
             if child is None:
                 raise self._stopped(
                     BadInput(
