@@ -93,7 +93,7 @@ def cut(runtime: Runtime, run_id: str, agent: AgentSpec, point: str, *, keep: bo
     no such effect, or one that cannot be asked of the world: an outside write, or what waits for others.
     """
     answers: dict[str, Effect] = {}
-    record = RunRecord.read(runtime.log, run_id)
+    state = runtime.state(run_id)
     compared = attempt(runtime, run_id, agent, lambda intent, _: intent.path == point, answers)
     made = None if compared is None else next((one for one in compared.attempted.effects if one.path == point), None)
     if compared is None or made is None:
@@ -109,8 +109,8 @@ def cut(runtime: Runtime, run_id: str, agent: AgentSpec, point: str, *, keep: bo
     return Replay(
         run_id=run_id,
         effects=len(compared.attempted.effects) - 1,
-        complete=record.state.ended,
-        same_code=agent.code_digest == record.state.code_digest,
+        complete=state.ended,
+        same_code=agent.code_digest == state.code_digest,
         mode="cut",
         divergences=tuple(one for one in compared.divergences if one.recorded != STOPS),
         course=compared.attempted if keep else None,
