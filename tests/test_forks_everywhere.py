@@ -197,6 +197,27 @@ def test_a_fork_of_a_stream_that_was_lost_has_lost_it_too():
         replayed(runtime, reads, fork)
 
 
+def test_a_stream_may_have_come_to_something_else():
+    """An overridden stream is given as the other answer, and nothing of the chunks that came."""
+
+    @agent(name="reads", **ALL)
+    async def reads(ctx):
+        found = []
+        async for chunk in ctx.stream_model({"model": "m", "messages": []}):
+            found.append(chunk["delta"])
+            ctx.now()
+        return found
+
+    with Runtime.in_memory() as runtime:
+        assert runtime.run(reads, run_id="r").output == ["a", "b", "c"]
+        begun = next(one.stream_seq for one in runtime.log.stream(stream_of("r")) if one.type == "model_chunk_received")
+        ends = next(one.stream_seq for one in runtime.log.stream(stream_of("r")) if one.type == "model_call_completed")
+        assert begun < ends  # there are chunks on record that the override has to displace
+        fork = runtime.fork("r", at=ends, overrides={"1": [{"delta": "x"}] * 3})
+        assert runtime.run(reads, run_id=fork).output == ["x"] * 3
+        replayed(runtime, reads, fork)
+
+
 def test_a_question_that_nobody_answered_is_waited_for_by_a_person():
     """A question of the ancestor's that has no answer holds a fork up in a sentence; answered, it is the fork's too."""
 

@@ -112,9 +112,9 @@ class Recording:
         for path, value in overrides.items():
             if (entry := self.entries.get(path)) is not None:
                 entry.standing, entry.value, entry.error_type, entry.refusal = Standing.DONE, value, None, None
-                chunks = [one for one, other in self.entries.items() if other.intent.kind == "chunk"]
-                for one in (one for one in chunks if self.entries[one].intent.name == path):
-                    del self.entries[one]  # a stream is given as it came; another answer, as a whole
+        chunks = [path for path, entry in self.entries.items() if entry.intent.kind == "chunk"] if overrides else []
+        for path in (path for path in chunks if self.entries[path].intent.name in overrides):
+            del self.entries[path]  # a stream is given as it came; another answer, as a whole
         self._order = [(path, gone) for path, gone in self._order if gone or path in self.entries]
         self._forks.append(Forked(set(self.entries), len(self._order), patch))
         self._attempts_before = self.attempt - 1
