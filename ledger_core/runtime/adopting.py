@@ -11,64 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
-
 from ledger_core import chain
 from ledger_core.events import Body, Missing
 from ledger_core.events.run import RunCreated
 from ledger_core.events.wait import (
     ApprovalDecided,
-    ApprovalRequested,
     ChildRunEnded,
-    ChildRunRequested,
     SignalReceived,
-    WaitAnswered,
 )
-from ledger_core.log.log import Event, Log
+from ledger_core.log.log import Log
 from ledger_core.run.state import RunState
 from ledger_core.runtime.folds import stream_of
+from ledger_core.runtime.lineage import Inputs
+from ledger_core.runtime.recorded import RunRecord
 
 _PUBLIC = bytes(32)
 """Tags of signals without a sender's id tell nothing but which signal was copied."""
-
-
-@attrs.define
-class Inputs:
-    """What came to a line of runs up to an event, and was not taken."""
-
-    signals: dict[int, SignalReceived] = attrs.field(factory=dict)
-    children: dict[str, str | None] = attrs.field(factory=dict)
-    """Children that were not joined."""
-    asked: set[str] = attrs.field(factory=set)
-    """Questions that people had not answered, or whose answer was not read."""
-    decided: dict[str, ApprovalDecided] = attrs.field(factory=dict)
-    _answers: dict[int, Body] = attrs.field(factory=dict)
-
-    def seen(self, event: Event) -> None:
-        """Take one event of the shared history."""
-        body = event.body
-        if isinstance(body, SignalReceived):
-            self.signals[event.seq] = body
-            self._answers[event.seq] = body
-        elif isinstance(body, ChildRunRequested):
-            self.children[body.run] = None
-        elif isinstance(body, ChildRunEnded):
-            self._answers[event.seq] = body
-        elif isinstance(body, ApprovalRequested) and body.pending:
-            self.asked.add(body.approval)
-        elif isinstance(body, ApprovalDecided):
-            self.decided[body.approval] = body
-            self._answers[event.seq] = body
-        elif isinstance(body, WaitAnswered):
-            self._taken(body.answer)
-
-    def _taken(self, answer: int) -> None:
-        body = self._answers.pop(answer, None)
-        self.signals.pop(answer, None)
-        if isinstance(body, ChildRunEnded):
-            self.children.pop(body.run, None)
-        elif isinstance(body, ApprovalDecided):
-            self.asked.discard(body.approval)
 
 
 def inputs_of(log: Log, inputs: Inputs, created: RunCreated) -> list[Body]:
@@ -104,8 +62,6 @@ def not_adopted(state: RunState, bodies: list[Body]) -> Iterator[Body]:
 
 def _end_of(log: Log, child: str) -> ChildRunEnded | None:
     """How a child ended, as its parent is told; None while it goes on."""
-    from ledger_core.runtime.recorded import RunRecord  # noqa: PLC0415  # which asks this file for a fork's inputs
-
     record = RunRecord.read(log, child)
     if not record.state.ended:
         return None

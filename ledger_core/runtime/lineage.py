@@ -10,9 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+import attrs
+
 from ledger_core.errors import Damaged, NotFound
+from ledger_core.events import Body
 from ledger_core.events.run import RunCreated
 from ledger_core.events.step import StepCreated
+from ledger_core.events.wait import (
+    ApprovalDecided,
+    ApprovalRequested,
+    ChildRunEnded,
+    ChildRunRequested,
+    SignalReceived,
+    WaitAnswered,
+)
 from ledger_core.log.log import Event, Log
 from ledger_core.run.journal import Journal
 from ledger_core.run.state import RunState
@@ -21,6 +32,45 @@ from ledger_core.runtime.folds import stream_of
 Shared = tuple[Iterable[Event], Iterable[Event]]
 """Events that a fork shares with its ancestors, and what its ancestor did later."""
 Share = Callable[[RunCreated], Shared]
+
+
+@attrs.define
+class Inputs:
+    """What came to a line of runs up to an event, and was not taken."""
+
+    signals: dict[int, SignalReceived] = attrs.field(factory=dict)
+    children: dict[str, str | None] = attrs.field(factory=dict)
+    """Children that were not joined."""
+    asked: set[str] = attrs.field(factory=set)
+    """Questions that people had not answered, or whose answer was not read."""
+    decided: dict[str, ApprovalDecided] = attrs.field(factory=dict)
+    _answers: dict[int, Body] = attrs.field(factory=dict)
+
+    def seen(self, event: Event) -> None:
+        """Take one event of the shared history."""
+        body = event.body
+        if isinstance(body, SignalReceived):
+            self.signals[event.seq] = body
+            self._answers[event.seq] = body
+        elif isinstance(body, ChildRunRequested):
+            self.children[body.run] = None
+        elif isinstance(body, ChildRunEnded):
+            self._answers[event.seq] = body
+        elif isinstance(body, ApprovalRequested) and body.pending:
+            self.asked.add(body.approval)
+        elif isinstance(body, ApprovalDecided):
+            self.decided[body.approval] = body
+            self._answers[event.seq] = body
+        elif isinstance(body, WaitAnswered):
+            self._taken(body.answer)
+
+    def _taken(self, answer: int) -> None:
+        body = self._answers.pop(answer, None)
+        self.signals.pop(answer, None)
+        if isinstance(body, ChildRunEnded):
+            self.children.pop(body.run, None)
+        elif isinstance(body, ApprovalDecided):
+            self.asked.discard(body.approval)
 
 
 def shared(log: Log, created: RunCreated) -> Shared:

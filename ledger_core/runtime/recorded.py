@@ -28,9 +28,8 @@ from ledger_core.log.log import Event, Log
 from ledger_core.run.journal import Journal
 from ledger_core.run.patch import merge
 from ledger_core.run.state import RunState
-from ledger_core.runtime.adopting import Inputs
 from ledger_core.runtime.folds import stream_of
-from ledger_core.runtime.lineage import Share, inherit, shared
+from ledger_core.runtime.lineage import Inputs, Share, inherit, shared
 
 
 @attrs.frozen(kw_only=True)
