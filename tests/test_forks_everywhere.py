@@ -291,3 +291,59 @@ def test_a_write_in_doubt_holds_up_any_fork_behind_it():
             else:
                 with pytest.raises(Exception, match="nobody knows what came of it"):
                     runtime.run(doubtful, run_id=fork)
+
+
+def test_what_a_race_left_behind_is_left_behind_again():
+    """Behind any event of a race whose losers are given up, code that did not change does nothing otherwise.
+
+    A loser that was asked for, and that the fork gives up before it began, is on no record, and wins no replay.
+    """
+
+    @tool(name="late")
+    async def late(n: int, wait: float) -> int:
+        await asyncio.sleep(wait)
+        return n
+
+    @agent(name="races", tools=[late])
+    async def races(ctx):
+        async def one(n, wait):
+            return await ctx.call_tool("late", n=n, wait=wait)
+
+        tasks = [asyncio.create_task(one(n, wait)) for n, wait in ((1, 0.04), (2, 0.0), (3, 0.1))]
+        done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await one(9, 0.02)
+        return sorted(task.result() for task in done)
+
+    with Runtime.in_memory() as runtime:
+        assert runtime.run(races, run_id="r").output == [2]
+        events = list(runtime.log.stream(stream_of("r")))
+        for at in range(1, len(events) + 1):
+            fork = runtime.fork("r", at=at)
+            assert runtime.run(races, run_id=fork).output == [2]
+            replayed(runtime, races, fork)
+            gone = {one.body.path for one in events[:at] if one.type == "effect_abandoned"}
+            told = {one.path for one in sides.of_run(runtime.log, fork).effects if one.outcome == "given up"}
+            assert gone <= told, (at, gone, told)
+
+
+def test_an_outcome_that_only_a_task_left_behind_waits_for_is_no_divergence():
+    """Code that comes to its end while a task that it left behind was to be given something goes on as it did."""
+
+    @agent(name="leaves", tools=[slow])
+    async def leaves(ctx):
+        async def outer():
+            await asyncio.wait([asyncio.create_task(ctx.sleep(0))])  # its task stays when it is cancelled
+
+        task = asyncio.create_task(outer())
+        await ctx.call_tool("slow", number=3)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return ctx.now().year > 2000
+
+    with Runtime.in_memory() as runtime:
+        assert runtime.run(leaves, run_id="r").output is True
+        for at in range(1, runtime.state("r").events + 1):
+            assert runtime.run(leaves, run_id=runtime.fork("r", at=at)).output is True
